@@ -1,0 +1,1 @@
+"""Durable, observable, self-tuning event workflows for Python asyncio."""

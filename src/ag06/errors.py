@@ -1,0 +1,88 @@
+"""Every error the package raises on purpose, in one tree under `AG06Error`.
+
+A message says what happened, with which value, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class AG06Error(Exception):
+    """The root of every error raised by this package."""
+
+
+class ConfigurationError(AG06Error):
+    """A setting, a URL or a declaration is wrong; the message names it and what is accepted."""
+
+
+class InvalidEvent(AG06Error, ValueError):  # noqa: N818 - a public name of the contract
+    """An event breaks a limit. Nothing was stored.
+
+    Attributes:
+        field: the name of the field at fault, such as `"type"` or `"data.items[3]"`.
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        """Name the `field` at fault and the `problem` with it, limit included."""
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[InvalidEvent], tuple[str, str]]:
+        return type(self), (self.field, self.problem)
+
+
+class StoreError(AG06Error):
+    """The store could not do what was asked."""
+
+
+class StoreUnavailable(StoreError, ConnectionError):  # noqa: N818 - a public name of the contract
+    """The store cannot be reached or refuses to write now; nothing is known to be stored. Try again later."""
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """The connection was lost before the store's reply: the event may or may not be stored.
+
+    Publish again with `id=error.event_id`: the store then accepts it exactly once.
+
+    Attributes:
+        event_id: the id the event has if it was stored.
+    """
+
+    def __init__(self, message: str, event_id: str | None = None) -> None:
+        """Say what was lost; `event_id` is filled in by the facade that knows it."""
+        super().__init__(message)
+        self.event_id = event_id
+
+
+class Backpressure(StoreError):  # noqa: N818 - a public name of the contract
+    """A bound is reached (`max_backlog`, or a full buffer); nothing was stored. Slow down and publish again."""
+
+
+class ArchiveUnavailable(StoreError):  # noqa: N818 - a public name of the contract
+    """A part of the asked range lives in an archive that cannot be reached."""
+
+
+class StepFailed(AG06Error):  # noqa: N818 - reads as what happened
+    """A step could not process an event."""
+
+
+class Reject(StepFailed):
+    """Raise it in a step to send the event to the dead letters at once, with the reason you give."""
+
+
+class CircuitOpen(AG06Error):  # noqa: N818 - a public name of the contract
+    """A circuit breaker refused the call.
+
+    Attributes:
+        name: the breaker's name, or `None`.
+        retry_after: seconds until a call may be tried again.
+    """
+
+    def __init__(self, name: str | None, retry_after: float) -> None:
+        """Name the breaker and say in `retry_after` seconds when to try again."""
+        super().__init__(f"circuit breaker {name or '(unnamed)'} refuses calls; try again in {retry_after:.3f} s")
+        self.name = name
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[type[CircuitOpen], tuple[str | None, float]]:
+        return type(self), (self.name, self.retry_after)

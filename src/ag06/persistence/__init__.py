@@ -1,0 +1,1 @@
+"""The log: what is stored, where, and how it is handed out."""

@@ -1,0 +1,332 @@
+"""The log port: what every store must do, whatever it is made of.
+
+An `EventLog` takes events and keeps them; a `Subscription` hands them to one step as deliveries and takes back what
+became of each. Both speak of deliveries, never of offsets, so that a store that knows single messages (SQLite, Redis
+Streams) and one that knows only offsets (Kafka) fit behind the same words. `tests/conformance` holds every adapter to
+the contract written in these docstrings.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+Durability = Literal["server", "fsync", "replicated"]
+
+AGEING_MS = 10_000
+"""Waiting this long raises an event by one level of priority."""
+
+
+def dispatch_key(recorded_ms: int, level: int) -> int:
+    """Return the sort key for dispatch, lowest first.
+
+    An event of `level` that has waited w ms ranks as `level + w / AGEING_MS`. The order by that rank is the same at
+    every instant, so it can be stored: it is the order by `recorded_ms - level * AGEING_MS`.
+    """
+    return recorded_ms - level * AGEING_MS
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """An event on its way into the log, checked and encoded.
+
+    Attributes:
+        id, type, source, subject, correlation_id: as in `Event`.
+        level: the priority, 0 to 3.
+        body: the event as JSON, without `recorded`.
+        identity: 16 bytes that another event must not share within `window_ms`; `None`: never compared.
+        window_ms: how long the identity is remembered, in milliseconds.
+        content: 16 bytes of the content where the publisher chose the id, to tell a repetition from a clash.
+        due_ms: when to append it, in milliseconds since the epoch; 0: now.
+    """
+
+    id: str
+    type: str
+    source: str
+    level: int
+    subject: str | None
+    body: bytes
+    identity: bytes | None = None
+    window_ms: int = 0
+    content: bytes | None = None
+    due_ms: int = 0
+
+
+class Appended(enum.IntEnum):
+    """What became of one record."""
+
+    STORED = 0
+    DUPLICATE = 1
+    """Another record with this identity was appended within the window; nothing was stored."""
+    REPEATED = 2
+    """This id is stored already, with the same content; nothing was stored again."""
+    CLASH = 3
+    """This id is stored already, with other content; nothing was stored."""
+    FULL = 4
+    """The type's slowest step is `max_backlog` events behind; nothing was stored."""
+
+
+class Stored(msgspec.Struct, frozen=True, gc=False):
+    """One event as it lies in the log. `position` grows along the log and is the store's own."""
+
+    position: int
+    recorded_ms: int
+    body: bytes
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events to read: `[start_ms, end_ms)` over `recorded`, of some types, behind a position."""
+
+    start_ms: int = 0
+    end_ms: int | None = None
+    types: tuple[str, ...] | None = None
+    after: int = -1
+    newest: int | None = None
+    """Read only about this many of the newest events in the range: a hint for `events list`."""
+
+
+class StepSpec(msgspec.Struct, frozen=True):
+    """One step as the store must know it.
+
+    Attributes:
+        group: `workflow.step`, the name of its consumer group.
+        type: what it listens to.
+        start: where it begins if the store does not know it: `"beginning"`, `"end"`, milliseconds since the epoch, or
+            `None`: at the beginning if the whole workflow is new to the store, else at the end.
+    """
+
+    group: str
+    type: str
+    start: Literal["beginning", "end"] | int | None = None
+
+
+class GroupInfo(msgspec.Struct, frozen=True):
+    """How a step stands.
+
+    Attributes:
+        backlog: events not yet acknowledged, in flight and waiting ones included.
+        in_flight: deliveries that a worker holds, or that wait for a retry or for their subject.
+        dead_letters: events that ended there.
+        oldest_ms: when the oldest unacknowledged event was recorded, in milliseconds since the epoch.
+    """
+
+    group: str
+    type: str
+    backlog: int
+    in_flight: int
+    dead_letters: int
+    oldest_ms: int | None = None
+
+
+class LogStats(msgspec.Struct, frozen=True):
+    """How the log stands: events held, duplicates refused since it was made, events due later, steps."""
+
+    events: int
+    duplicates: int
+    scheduled: int
+    dead_letters: int
+    groups: tuple[GroupInfo, ...]
+
+
+class Delivery(msgspec.Struct, frozen=True, gc=False):
+    """One event handed to one step, until it is settled.
+
+    Attributes:
+        token: the store's own name for it.
+        attempts: failed attempts before this one.
+        first_failed_ms: when the first of them failed; 0: none did.
+        deaths: workers that died while they were known to run this very event.
+        suspect: a worker died holding it, though perhaps not because of it.
+    """
+
+    token: Any
+    recorded_ms: int
+    level: int
+    body: bytes
+    ordered: bool = False
+    attempts: int = 0
+    first_failed_ms: int = 0
+    deaths: int = 0
+    suspect: bool = False
+
+    @property
+    def key(self) -> int:
+        """The sort key for dispatch, lowest first."""
+        return dispatch_key(self.recorded_ms, self.level)
+
+
+Reason = Literal["failed", "rejected", "invalid", "worker_died"]
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a delivery failed, as it is kept with a dead letter."""
+
+    reason: Reason
+    error_type: str
+    message: str
+    traceback: str
+    attempts: int
+    first_ms: int
+    last_ms: int
+
+
+class Acknowledge(msgspec.Struct, frozen=True, gc=False):
+    """The deliveries are done; `outputs` enter the log in the same atomic operation, or not at all."""
+
+    deliveries: tuple[Delivery, ...]
+    outputs: tuple[Record, ...] = ()
+
+
+class Postpone(msgspec.Struct, frozen=True):
+    """Deliver again after `delay_ms`, with so many failed `attempts` to its account."""
+
+    delivery: Delivery
+    delay_ms: int
+    attempts: int
+    first_failed_ms: int
+
+
+class Bury(msgspec.Struct, frozen=True):
+    """Move the delivery to the dead letters."""
+
+    delivery: Delivery
+    failure: Failure
+
+
+Settlement = Acknowledge | Postpone | Bury
+
+
+class StoredDeadLetter(msgspec.Struct, frozen=True):
+    """One event that a step gave up on."""
+
+    group: str
+    event_id: str
+    recorded_ms: int
+    body: bytes
+    failure: Failure
+
+
+class Subscription(Protocol):
+    """One step's end of the log, in one worker. Not shared between event loops."""
+
+    async def fetch(self, limit: int, wait: float) -> list[Delivery]:
+        """Return up to `limit` deliveries, by `dispatch_key`; wait up to `wait` seconds for the first one.
+
+        A delivery belongs to this worker until it is settled, released, or not renewed for the visibility timeout. Of
+        events that share a subject, the later one is not handed out before the earlier one is settled, by whichever
+        worker. May return nothing early. Raises nothing for a store that is away: it reconnects with backoff.
+        """
+        ...
+
+    async def commit(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Settle deliveries; each settlement is one atomic operation in the store.
+
+        Returns, for each, whether it was accepted: `False` if this worker no longer holds one of its deliveries (it was
+        taken over, or settled by an earlier call whose reply was lost); then nothing of that settlement was done.
+        """
+        ...
+
+    async def mark_started(self, deliveries: Sequence[Delivery]) -> None:
+        """Note durably that these run now, so that a death of this worker counts against them."""
+        ...
+
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        """Give deliveries back, unharmed, to be handed out at once to whoever asks."""
+        ...
+
+    def renew(self) -> None:
+        """Extend the lease of everything this subscription holds. Blocking; called from a thread of its own."""
+        ...
+
+    async def close(self) -> None:
+        """Give back everything still held and leave the group."""
+        ...
+
+
+class EventLog(Protocol):
+    """A durable, ordered log of events with consumer groups."""
+
+    async def open(self) -> None:
+        """Connect, create what is missing, check that the store can give the durability asked for."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was accepted and disconnect."""
+        ...
+
+    async def append(
+        self, records: Sequence[Record], *, durability: Durability | None = None, max_backlog: int = 0
+    ) -> list[Appended]:
+        """Append records in order; return when they are durable. Check and append are one atomic operation each.
+
+        Raises `StoreUnavailable` when nothing was stored, `OutcomeUnknown` when that cannot be known.
+        """
+        ...
+
+    async def register(self, workflow: str, steps: Sequence[StepSpec]) -> None:
+        """Make the steps known; idempotent. A known step that listens to another type now is a `ConfigurationError`."""
+        ...
+
+    def subscribe(self, group: str, worker: str, visibility: float) -> Subscription:
+        """Return `worker`'s end for a registered group; leases last `visibility` seconds unless renewed."""
+        ...
+
+    async def release_worker(self, worker: str) -> int:
+        """Hand out again, at once, what a worker held that is known to be dead; return how many deliveries."""
+        ...
+
+    def read(self, query: Query) -> AsyncIterator[list[Stored]]:
+        """Yield pages of events in the order of the log, up to what was recorded when the call began."""
+        ...
+
+    async def groups(self) -> list[GroupInfo]:
+        """Return every step the store knows."""
+        ...
+
+    async def remove_group(self, group: str) -> bool:
+        """Forget a step: its place, its waiting deliveries, its hold on the log. Its dead letters stay."""
+        ...
+
+    async def pending(self, groups: Sequence[str]) -> int:
+        """Return how many events these groups have not acknowledged, plus all events that are due later."""
+        ...
+
+    async def stats(self) -> LogStats:
+        """Return how the log stands."""
+        ...
+
+    async def dead_letters(self, group: str | None = None, limit: int = 1000) -> list[StoredDeadLetter]:
+        """Return dead letters, oldest first."""
+        ...
+
+    async def retry_dead_letters(self, letters: Sequence[tuple[str, str]]) -> int:
+        """Deliver `(group, event id)` again to that group alone, attempts at zero; return how many were found."""
+        ...
+
+    async def discard_dead_letters(self, letters: Sequence[tuple[str, str]]) -> int:
+        """Delete dead letters for good; return how many were found."""
+        ...
+
+    async def maintain(self) -> None:
+        """Do the housekeeping that is due: append what was scheduled, forget old identities, trim."""
+        ...
+
+    async def durability_report(self) -> list[str]:
+        """Say in plain words what a crash of the store can lose, given the store's own settings."""
+        ...
+
+
+class LogOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What an adapter is opened with.
+
+    Attributes:
+        durability: the level of every append and commit unless a call asks for another; `None`: the store's default.
+        retention: seconds that fully acknowledged events stay; `None`: the store's default; 0: for ever.
+        timeout: seconds to wait for the store to answer.
+    """
+
+    durability: Durability | None = None
+    retention: float | None = None
+    timeout: float = 10.0

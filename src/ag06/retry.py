@@ -1,0 +1,84 @@
+"""When a failed event is tried again: full-jitter exponential backoff and a budget for the whole workflow."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from ag06.errors import ConfigurationError
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """How often and how soon a failed event is tried again.
+
+    The wait before attempt n + 1 is uniform between 0 and `min(maximum, initial * 2 ** (n - 1))` seconds: "full
+    jitter" (Brooker, "Exponential Backoff And Jitter", AWS 2015).
+
+    Attributes:
+        attempts: how often the step is run at most, the first time included.
+        initial: upper bound of the first wait, in seconds.
+        maximum: upper bound of any wait, in seconds.
+        on: which exceptions are worth another attempt; any other ends in the dead letters at once.
+    """
+
+    attempts: int = 5
+    initial: float = 0.1
+    maximum: float = 60.0
+    on: tuple[type[BaseException], ...] | type[BaseException] = (Exception,)
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ConfigurationError(f"Retry(attempts={self.attempts}): the first attempt counts, so at least 1")
+        if not 0 <= self.initial <= self.maximum:
+            raise ConfigurationError(f"Retry(initial={self.initial}, maximum={self.maximum}): 0 <= initial <= maximum")
+
+    def delay(self, failures: int, rng: random.Random | None = None) -> float:
+        """Return the seconds to wait after `failures` failed attempts (1 or more)."""
+        ceiling = min(self.maximum, self.initial * 2.0 ** min(failures - 1, 60))
+        return (rng or _RANDOM).uniform(0, ceiling)
+
+    def retries(self, error: BaseException, failures: int) -> bool:
+        """Say whether another attempt follows after this `error` and so many `failures`."""
+        return failures < self.attempts and isinstance(error, self.on)
+
+
+_RANDOM = random.Random()  # noqa: S311 - jitter, not a secret
+
+
+class RetryBudget:
+    """Limits retries to a share of first attempts plus a constant rate, so that retries cannot become a storm.
+
+    A token bucket as in Finagle's RetryBudget: each first attempt deposits `share` of a token, time deposits
+    `per_second` tokens a second, a retry withdraws one; the bucket holds at most ten seconds of both.
+    """
+
+    def __init__(
+        self, share: float = 0.2, per_second: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`share` in tokens per first attempt, `per_second` in tokens; `clock` in seconds."""
+        self._share = share
+        self._per_second = per_second
+        self._clock = clock
+        self._constant = per_second  # one second's worth to start with
+        self._earned = 0.0
+        self._at = clock()
+
+    def deposit(self, first_attempts: int = 1) -> None:
+        """Count `first_attempts` events that were tried for the first time."""
+        self._earned = min(self._earned + self._share * first_attempts, 10 * 60 * self._per_second)
+
+    def withdraw(self) -> bool:
+        """Take one retry out of the budget; `False` when there is none left now."""
+        now = self._clock()
+        self._constant = min(self._constant + (now - self._at) * self._per_second, 10 * self._per_second)
+        self._at = now
+        if self._constant >= 1.0:
+            self._constant -= 1.0
+            return True
+        if self._earned >= 1.0:
+            self._earned -= 1.0
+            return True
+        return False

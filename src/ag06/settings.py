@@ -1,0 +1,71 @@
+"""Where a setting comes from: a flag, then the environment, then `ag06.toml`, then the default."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from ag06.errors import ConfigurationError
+
+DEFAULT_STORE = "sqlite:///.ag06/events.db"
+
+DEFAULTS: Mapping[str, str] = {
+    "store": DEFAULT_STORE,
+    "http_host": "127.0.0.1",
+    "http_port": "9090",
+    "log_level": "info",
+    "log_format": "json",
+}
+"""Every setting that has a fixed name (`AG06_` and the name in capitals), with its default."""
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """The value that won, and the place it came from: `flag`, `AG06_...`, `ag06.toml` or `default`."""
+
+    name: str
+    value: str
+    origin: str
+
+
+def _file_values(path: Path) -> dict[str, str]:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    try:
+        table = tomllib.loads(raw.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not valid TOML ({error}); correct it or remove it") from error
+    unknown = sorted(set(table) - set(DEFAULTS))
+    if unknown:
+        raise ConfigurationError(f"{path}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(DEFAULTS))}")
+    return {name: str(value) for name, value in table.items()}
+
+
+def resolve(
+    name: str,
+    flag: str | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+) -> Setting:
+    """Return the setting `name` with its origin; `flag` is what the user gave on the spot, or `None`."""
+    if flag is not None:
+        return Setting(name, flag, "flag")
+    variable = f"AG06_{name.upper()}"
+    from_environment = (os.environ if environ is None else environ).get(variable)
+    if from_environment:
+        return Setting(name, from_environment, variable)
+    from_file = _file_values((directory or Path()) / "ag06.toml").get(name)
+    if from_file is not None:
+        return Setting(name, from_file, "ag06.toml")
+    return Setting(name, DEFAULTS[name], "default")
+
+
+def resolve_all(flags: Mapping[str, str | None] | None = None) -> list[Setting]:
+    """Return every setting with its origin, in the order of `DEFAULTS`."""
+    return [resolve(name, (flags or {}).get(name)) for name in DEFAULTS]
