@@ -1,0 +1,199 @@
+"""The way into the log: what a publisher says becomes a checked, encoded `Record`, or an `InvalidEvent`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import time as clocks
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from ag06.content import MAX_DATA_BYTES, check_name, check_time, content_hash, encode_data, key_hash
+from ag06.errors import ConfigurationError, InvalidEvent
+from ag06.event import Event, Priority, to_millis
+from ag06.ids import new_id
+from ag06.persistence.log import Record
+
+_encode = msgspec.json.Encoder().encode
+_NORMAL = Priority.NORMAL
+_REPEAT_WINDOW_MS = 300_000
+_LONGEST_DELAY = 10 * 366 * 86_400.0
+
+
+class Admission:
+    """Checks and encodes events under one set of limits.
+
+    `dedup_window` in seconds (0 switches deduplication off), `max_event_bytes` in bytes of JSON data.
+    """
+
+    def __init__(
+        self,
+        dedup_window: float = 300.0,
+        max_event_bytes: int = MAX_DATA_BYTES,
+        clock: Callable[[], float] = clocks.time,
+    ) -> None:
+        """Take the limits, and the clock in seconds since the epoch that `delay=` counts from."""
+        if not 0 <= dedup_window < math.inf:
+            raise ConfigurationError(f"dedup_window={dedup_window}: seconds, 0 (off) or more")
+        if max_event_bytes < 1:
+            raise ConfigurationError(f"max_event_bytes={max_event_bytes}: at least 1 byte")
+        self.dedup_window_ms = int(dedup_window * 1000)
+        self.max_event_bytes = max_event_bytes
+        self._clock = clock
+
+    def admit(
+        self,
+        event_type: str,
+        source: str,
+        data: Any,
+        priority: Priority | int | str = _NORMAL,
+        *,
+        id: str | None = None,  # noqa: A002 - a name of the contract
+        subject: str | None = None,
+        idempotency_key: str | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        traceparent: str | None = None,
+        time: dt.datetime | None = None,
+        dedup: bool = True,
+        delay: float | None = None,
+        at: dt.datetime | None = None,
+    ) -> Record:
+        """Return the record of an event that a publisher wants stored; raise `InvalidEvent` if it breaks a limit."""
+        check_name("type", event_type)
+        check_name("source", source)
+        if subject is not None:
+            check_name("subject", subject)
+        moment = None if time is None else check_time("time", time)
+        encoded = encode_data(data, self.max_event_bytes)
+        content = None
+        if id is None:
+            chosen = new_id()
+        else:
+            chosen = check_name("id", id)
+            content = content_hash(event_type, source, subject, encoded, moment)
+        if idempotency_key is not None:
+            identity = key_hash(event_type, source, check_name("idempotency_key", idempotency_key))
+        else:
+            identity = content or content_hash(event_type, source, subject, encoded, moment)
+        window_ms = self.dedup_window_ms
+        if not dedup or window_ms == 0:
+            # Not compared with others, yet a publisher who lost the reply may repeat the very same event by its id.
+            identity = blake2b(chosen.encode(), digest_size=16, person=b"ag06.id").digest()
+            window_ms = _REPEAT_WINDOW_MS
+        level = priority if type(priority) is Priority else check_priority(priority)
+        return Record(
+            id=chosen,
+            type=event_type,
+            source=source,
+            level=int(level),
+            subject=subject,
+            body=_body(
+                chosen,
+                event_type,
+                source,
+                encoded,
+                moment or dt.datetime.now(dt.UTC),
+                level,
+                subject,
+                _optional("correlation_id", correlation_id) or chosen,
+                _optional("causation_id", causation_id),
+                _optional("traceparent", traceparent),
+            ),
+            identity=identity,
+            window_ms=window_ms,
+            content=content,
+            due_ms=0 if delay is None and at is None else self._due(delay, at),
+        )
+
+    def output(
+        self,
+        id: str,  # noqa: A002 - a name of the contract
+        parent: Event[Any],
+        event_type: str,
+        source: str,
+        data: Any,
+        *,
+        priority: Priority | int | str | None = None,
+        subject: str | None = None,
+        time: dt.datetime | None = None,
+        delay: float | None = None,
+        at: dt.datetime | None = None,
+    ) -> Record:
+        """Return the record of an event that a step publishes because of `parent`; its `id` is its whole identity."""
+        check_name("type", event_type)
+        check_name("source", source)
+        if subject is not None:
+            check_name("subject", subject)
+        level = parent.priority if priority is None else check_priority(priority)
+        moment = dt.datetime.now(dt.UTC) if time is None else check_time("time", time)
+        encoded = encode_data(data, self.max_event_bytes)
+        correlation = parent.correlation_id or parent.id
+        return Record(
+            id=id,
+            type=event_type,
+            source=source,
+            level=int(level),
+            subject=subject,
+            body=_body(
+                id, event_type, source, encoded, moment, level, subject, correlation, parent.id, parent.traceparent
+            ),
+            due_ms=0 if delay is None and at is None else self._due(delay, at),
+        )
+
+    def _due(self, delay: float | None, at: dt.datetime | None) -> int:
+        """Return when to append, in milliseconds since the epoch; 0 for what is not in the future."""
+        if delay is not None and at is not None:
+            raise InvalidEvent("at", "must not come together with delay; give one of them")
+        now_ms = int(self._clock() * 1000)
+        if at is not None:
+            due = to_millis(check_time("at", at))
+        else:
+            if isinstance(delay, bool) or not isinstance(delay, (int, float)) or not 0 <= delay <= _LONGEST_DELAY:
+                raise InvalidEvent("delay", f"is {delay!r}; seconds from 0 to {_LONGEST_DELAY:.0f} (ten years)")
+            due = now_ms + math.ceil(delay * 1000)
+        return due if due > now_ms else 0
+
+
+def check_priority(value: object) -> Priority:
+    """Return `value` as a `Priority`: a member, its number (0 to 3) or its name in any case."""
+    if isinstance(value, str) and value.upper() in Priority.__members__:
+        return Priority[value.upper()]
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 3:
+        return Priority(value)
+    raise InvalidEvent("priority", f"is {value!r}; use Priority.LOW, NORMAL, HIGH or CRITICAL (0 to 3)")
+
+
+def _optional(field: str, value: str | None) -> str | None:
+    return None if value is None else check_name(field, value)
+
+
+def _body(
+    id: str,  # noqa: A002
+    event_type: str,
+    source: str,
+    data: bytes,
+    time: dt.datetime,
+    priority: Priority,
+    subject: str | None,
+    correlation_id: str,
+    causation_id: str | None,
+    traceparent: str | None,
+) -> bytes:
+    return _encode(
+        Event(
+            id=id,
+            type=event_type,
+            source=source,
+            data=msgspec.Raw(data),
+            time=time,
+            priority=priority,
+            subject=subject,
+            correlation_id=correlation_id,
+            causation_id=causation_id,
+            traceparent=traceparent,
+        )
+    )

@@ -1,0 +1,370 @@
+"""`EventStore`: the facade `persistence`, one log behind it for each event loop that uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from ag06.content import MAX_DATA_BYTES
+from ag06.errors import AG06Error, Backpressure, ConfigurationError, InvalidEvent, OutcomeUnknown
+from ag06.event import Event, Priority, decode_event, to_millis
+from ag06.persistence.admission import Admission
+from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Query, Record
+from ag06.persistence.stores import masked, open_log
+from ag06.settings import resolve
+
+Moment = dt.datetime | float | int
+"""A point in time: an aware datetime, or seconds since the epoch."""
+
+_STORED = Appended.STORED
+_inherited: list[object] = []  # logs of the parent process: closing them here would close its files and locks
+
+
+class EventStore:
+    """Persists events and reads them back, on the store that a URL names.
+
+    One object serves a whole process: every event loop that uses it (in whatever thread) gets a log of its own on
+    first use, and so does a child process after `fork`.
+    """
+
+    def __init__(self, store: str | None = None, **settings: Any) -> None:
+        """Take the settings of `initialize` at once; nothing is opened before the first use."""
+        self._lock = threading.Lock()
+        self._url: str | None = None
+        self._pid = os.getpid()
+        self._opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Future[EventLog]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._hot: tuple[asyncio.AbstractEventLoop | None, int, EventLog | None] = (None, 0, None)
+        if store is not None or settings:
+            self.configure(store, **settings)
+
+    def configure(
+        self,
+        store: str | None = None,
+        *,
+        durability: Durability | None = None,
+        retention: float | None = None,
+        dedup_window: float = 300.0,
+        max_backlog: int = 0,
+        max_event_bytes: int = MAX_DATA_BYTES,
+        timeout: float = 10.0,
+    ) -> None:
+        """Set what `initialize` sets, without opening anything."""
+        if durability not in (None, "server", "fsync", "replicated"):
+            raise ConfigurationError(f"durability={durability!r}; use 'server', 'fsync' or 'replicated'")
+        if retention is not None and not retention >= 0:
+            raise ConfigurationError(f"retention={retention}: seconds; 0 keeps events for ever")
+        if max_backlog < 0:
+            raise ConfigurationError(f"max_backlog={max_backlog}: events; 0 switches it off")
+        self._options = LogOptions(durability=durability, retention=retention, timeout=timeout)
+        self._max_backlog = max_backlog
+        self.admission = Admission(dedup_window, max_event_bytes)
+        self._url = resolve("store", store).value
+
+    @property
+    def url(self) -> str | None:
+        """The store's URL without its password; `None` before `initialize`."""
+        return None if self._url is None else masked(self._url)
+
+    async def initialize(
+        self,
+        store: str | None = None,
+        *,
+        durability: Durability | None = None,
+        retention: float | None = None,
+        dedup_window: float = 300.0,
+        max_backlog: int = 0,
+        max_event_bytes: int = MAX_DATA_BYTES,
+        timeout: float = 10.0,
+    ) -> None:
+        """Open the store; needed once before anything else.
+
+        Args:
+            store: its URL; `None`: `$AG06_STORE`, then `ag06.toml`, then `sqlite:///.ag06/events.db`.
+            durability: `"server"`, `"fsync"` or `"replicated"`; `None`: the store's default.
+            retention: seconds that acknowledged events stay, 0 for ever; `None`: the store's default.
+            dedup_window: seconds in which an equal event is a duplicate; 0 switches deduplication off.
+            max_backlog: events a step may be behind before publishing raises `Backpressure`; 0: no bound.
+            max_event_bytes: largest data of an event, in bytes of JSON.
+            timeout: seconds to wait for the store's answer.
+
+        Raises:
+            ConfigurationError: the URL is wrong, or the store cannot give the durability asked for.
+            StoreUnavailable: the store cannot be reached.
+        """
+        if self._url is not None and self._pid == os.getpid() and self._opening:
+            await self.close()
+        self.configure(
+            store,
+            durability=durability,
+            retention=retention,
+            dedup_window=dedup_window,
+            max_backlog=max_backlog,
+            max_event_bytes=max_event_bytes,
+            timeout=timeout,
+        )
+        await self.log()
+
+    async def log(self) -> EventLog:
+        """Return the log that belongs to the running event loop, opened on first use."""
+        loop = asyncio.get_running_loop()
+        hot = self._hot
+        if hot[0] is loop and hot[1] == os.getpid() and hot[2] is not None:
+            return hot[2]
+        log = await self._open(loop)
+        self._hot = (loop, os.getpid(), log)
+        return log
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> EventLog:
+        if self._url is None:
+            raise ConfigurationError("the event store is not open; call `await persistence.initialize()` first")
+        mine = False
+        with self._lock:
+            self._forget_parent()
+            opening = self._opening.get(loop)
+            if opening is None:
+                mine = True
+                opening = self._opening[loop] = loop.create_future()
+        if not mine:
+            return await asyncio.shield(opening)
+        log = open_log(self._url, self._options)
+        try:
+            await log.open()
+        except BaseException as error:
+            with self._lock:
+                self._opening.pop(loop, None)
+            opening.set_exception(error if isinstance(error, AG06Error) else ConfigurationError(f"not opened: {error}"))
+            opening.exception()  # whoever waits gets it; without waiters it is raised here alone
+            raise
+        opening.set_result(log)
+        return log
+
+    def _forget_parent(self) -> None:
+        if self._pid != os.getpid():
+            _inherited.append(self._opening)
+            self._opening = weakref.WeakKeyDictionary()
+            self._pid = os.getpid()
+
+    async def persist_event(
+        self,
+        event_type: str,
+        source: str,
+        data: Any = None,
+        priority: Priority | int | str = Priority.NORMAL,
+        *,
+        id: str | None = None,  # noqa: A002 - a name of the contract
+        subject: str | None = None,
+        idempotency_key: str | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        traceparent: str | None = None,
+        time: dt.datetime | None = None,
+        durability: Durability | None = None,
+        dedup: bool = True,
+        delay: float | None = None,
+        at: dt.datetime | None = None,
+    ) -> str | None:
+        """Store one event; return its id once it is durable, or `None` if it is a duplicate.
+
+        Args:
+            event_type: what happened, 1 to 255 bytes; steps subscribe to it.
+            source: who says so, 1 to 255 bytes.
+            data: any JSON value, dataclass or msgspec struct; up to `max_event_bytes` of JSON.
+            priority: which subjects go first in a step.
+            id: an id of the publisher's own; the same id and content again returns the id again.
+            subject: what it is about; events of one subject are committed in order by each step.
+            idempotency_key: says which events are the same, within (type, source); `None`: their content says it.
+            correlation_id: shared by what belongs together; `None`: the event's own id.
+            causation_id: the id of the event that caused this one.
+            traceparent: W3C trace context.
+            time: when it happened, aware; `None`: now.
+            durability: for this event alone.
+            dedup: `False`: an equal event is stored again.
+            delay: seconds to wait before the event enters the log, durably.
+            at: an aware datetime to wait for instead.
+
+        Raises:
+            InvalidEvent: the event breaks a limit, or its id is taken by another; nothing was stored.
+            Backpressure: a step of this type is `max_backlog` behind; nothing was stored.
+            StoreUnavailable: the store does not answer; nothing was stored.
+            OutcomeUnknown: the connection was lost before the reply; publish again with `id=error.event_id`.
+        """
+        record = self._admission().admit(
+            event_type,
+            source,
+            data,
+            priority,
+            id=id,
+            subject=subject,
+            idempotency_key=idempotency_key,
+            correlation_id=correlation_id,
+            causation_id=causation_id,
+            traceparent=traceparent,
+            time=time,
+            dedup=dedup,
+            delay=delay,
+            at=at,
+        )
+        log = await self.log()
+        try:
+            (outcome,) = await log.append((record,), durability=durability, max_backlog=self._max_backlog)
+        except OutcomeUnknown as error:
+            error.event_id = record.id
+            raise
+        return record.id if outcome is _STORED else self._outcome(record, outcome)
+
+    async def persist_events(
+        self, events: Iterable[Event[Any] | Mapping[str, Any]], *, durability: Durability | None = None
+    ) -> list[str | None]:
+        """Store many events in order; return for each its id, or `None` for a duplicate.
+
+        A member is an `Event` (its id is kept) or a mapping of `persist_event`'s arguments. All are checked before
+        any is stored. On `Backpressure` the members before the refused one are stored; the call may be repeated.
+        """
+        admission = self._admission()
+        records = [_admit_member(admission, index, member) for index, member in enumerate(events)]
+        if not records:
+            return []
+        log = await self.log()
+        try:
+            outcomes = await log.append(records, durability=durability, max_backlog=self._max_backlog)
+        except OutcomeUnknown as error:
+            error.event_id = records[0].id
+            raise
+        return [self._outcome(record, outcome) for record, outcome in zip(records, outcomes, strict=True)]
+
+    def _admission(self) -> Admission:
+        if self._url is None:
+            raise ConfigurationError("the event store is not open; call `await persistence.initialize()` first")
+        return self.admission
+
+    def _outcome(self, record: Record, outcome: Appended) -> str | None:
+        if outcome is Appended.STORED or outcome is Appended.REPEATED:
+            return record.id
+        if outcome is not Appended.DUPLICATE:
+            _refuse(record, outcome, self._max_backlog)
+        return None
+
+    async def replay(
+        self,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        types: Sequence[str] | str | None = None,
+        sources: Sequence[str] | str | None = None,
+        correlation_id: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[Event[Any]]:
+        """Yield stored events in the order of the log, up to what was recorded when the call began.
+
+        `[start, end)` is over `recorded`: aware datetimes or seconds since the epoch; `start` is floored to the
+        millisecond. `types` and `sources` select by name, `limit` ends after so many events. Memory stays flat.
+        """
+        if limit is not None and limit <= 0:
+            return
+        wanted = _names(sources)
+        selected = _names(types)
+        query = Query(
+            start_ms=0 if start is None else _floor_ms("start", start),
+            end_ms=None if end is None else _ceil_ms("end", end),
+            types=None if selected is None else tuple(selected),
+        )
+        log = await self.log()
+        count = 0
+        async for page in log.read(query):
+            for stored in page:
+                event = decode_event(stored.body, stored.recorded_ms)
+                if wanted is not None and event.source not in wanted:
+                    continue
+                if correlation_id is not None and event.correlation_id != correlation_id:
+                    continue
+                yield event
+                count += 1
+                if count == limit:
+                    return
+
+    async def replay_from(self, timestamp: Moment) -> list[Event[Any]]:
+        """Return every event recorded at `timestamp` or later; for long ranges use `replay`, which streams."""
+        return [event async for event in self.replay(start=timestamp)]
+
+    async def stats(self) -> LogStats:
+        """Return how the log stands: events, duplicates refused, dead letters, what is due later, each step."""
+        return await (await self.log()).stats()
+
+    async def close(self) -> None:
+        """Close the store in every event loop that uses it; what was accepted is finished first.
+
+        The settings stay: a later use opens it again.
+        """
+        with self._lock:
+            self._forget_parent()
+            opened = list(self._opening.items())
+            self._opening.clear()
+            self._hot = (None, 0, None)
+        here = asyncio.get_running_loop()
+        for loop, opening in opened:
+            if loop is here:
+                await (await opening).close()
+            elif not loop.is_closed() and opening.done() and opening.exception() is None:
+                closing = asyncio.run_coroutine_threadsafe(opening.result().close(), loop)
+                await asyncio.wait_for(asyncio.wrap_future(closing), self._options.timeout)
+
+
+def _admit_member(admission: Admission, index: int, member: Event[Any] | Mapping[str, Any]) -> Record:
+    if isinstance(member, Event):
+        return admission.admit(
+            member.type,
+            member.source,
+            member.data,
+            member.priority,
+            id=member.id,
+            subject=member.subject,
+            correlation_id=member.correlation_id,
+            causation_id=member.causation_id,
+            traceparent=member.traceparent,
+            time=member.time,
+        )
+    if isinstance(member, Mapping):
+        try:
+            return admission.admit(**{"data": None, **member})
+        except TypeError as error:
+            raise InvalidEvent(f"events[{index}]", f"does not fit persist_event: {error}") from None
+    raise InvalidEvent(f"events[{index}]", f"must be an Event or a mapping, got {type(member).__name__}")
+
+
+def _refuse(record: Record, outcome: Appended, max_backlog: int) -> NoReturn:
+    if outcome is Appended.CLASH:
+        raise InvalidEvent("id", f"{record.id!r} is stored already with other content; leave id out or choose another")
+    raise Backpressure(
+        f"a step that listens to {record.type!r} is max_backlog={max_backlog} events behind; "
+        "publish again later, or add workers"
+    )
+
+
+def _names(value: Sequence[str] | str | None) -> frozenset[str] | None:
+    if value is None:
+        return None
+    return frozenset((value,) if isinstance(value, str) else value)
+
+
+def _micros(field: str, moment: Moment) -> int:
+    if isinstance(moment, dt.datetime):
+        if moment.tzinfo is None:
+            raise InvalidEvent(field, f"{moment.isoformat()} has no time zone; use datetime.now(timezone.utc)")
+        return to_millis(moment) * 1000 + moment.microsecond % 1000
+    if isinstance(moment, bool) or not isinstance(moment, (int, float)) or not abs(moment) <= 1e13:
+        raise InvalidEvent(field, f"is {moment!r}; give an aware datetime or seconds since the epoch")
+    return round(moment * 1_000_000)
+
+
+def _floor_ms(field: str, moment: Moment) -> int:
+    return max(0, _micros(field, moment) // 1000)
+
+
+def _ceil_ms(field: str, moment: Moment) -> int:
+    return max(0, -(-_micros(field, moment) // 1000))

@@ -1,0 +1,325 @@
+"""What a log in memory holds, and the rules of the port as plain code: the reference for every other adapter.
+
+Nothing here knows of event loops; whoever calls holds the log's lock.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+
+from ag06.persistence.log import (
+    Acknowledge,
+    Appended,
+    Bury,
+    Delivery,
+    GroupInfo,
+    LogStats,
+    Record,
+    Settlement,
+    StepSpec,
+    Stored,
+    StoredDeadLetter,
+    dispatch_key,
+)
+
+Token = tuple[int, int]
+"""Position of the event, and the serial number of the lease: an earlier lease of the same worker commits nothing."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One stored event; `open` counts the groups that have not settled it, `prev` is its subject's event before."""
+
+    stored: Stored
+    id: str
+    type: str
+    level: int
+    prev: int | None
+    open: int = 0
+
+    @property
+    def key(self) -> int:
+        """The sort key for dispatch."""
+        return dispatch_key(self.stored.recorded_ms, self.level)
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """One event that a group has seen and not settled; `worker` is `None` unless it is leased."""
+
+    entry: Entry
+    worker: str | None = None
+    serial: int = 0
+    until_ms: float = 0.0
+    attempts: int = 0
+    first_failed_ms: int = 0
+    deaths: int = 0
+    suspect: bool = False
+    started: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """One step: what it has not read by level, what is pending, and in which of the waiting lines."""
+
+    name: str
+    type: str
+    unread: tuple[deque[Entry], ...] = field(default_factory=lambda: (deque(), deque(), deque(), deque()))
+    open: set[int] = field(default_factory=set)
+    pending: dict[int, Pending] = field(default_factory=dict)
+    ready: list[tuple[int, int]] = field(default_factory=list)
+    delayed: list[tuple[float, int]] = field(default_factory=list)
+    blocked: dict[int, int] = field(default_factory=dict)
+    first_expiry_ms: float = float("inf")
+
+    def add_unread(self, entry: Entry) -> None:
+        """Take an event of the group's type that the group has not seen."""
+        self.unread[entry.level].append(entry)
+        self.open.add(entry.stored.position)
+        entry.open += 1
+
+    def make_ready(self, pending: Pending) -> None:
+        """Let the next fetch take it."""
+        pending.worker = None
+        heapq.heappush(self.ready, (pending.entry.key, pending.entry.stored.position))
+
+    def settle(self, position: int) -> None:
+        """Forget a pending event; its subject's next event may run."""
+        entry = self.pending.pop(position).entry
+        self.open.discard(position)
+        entry.open -= 1
+        successor = self.blocked.pop(position, None)
+        if successor is not None:
+            self.make_ready(self.pending[successor])
+
+    def take_over(self, pending: Pending) -> None:
+        """Hand out again what a lost worker held."""
+        pending.deaths += pending.started
+        pending.started = False
+        pending.suspect = True
+        self.make_ready(pending)
+
+    def expire(self, now_ms: float) -> None:
+        """Take over every lease that ended, and make ready what waited for its time."""
+        while self.delayed and self.delayed[0][0] <= now_ms:
+            waiting = self.pending.get(heapq.heappop(self.delayed)[1])
+            if waiting is not None:
+                self.make_ready(waiting)
+        if self.first_expiry_ms > now_ms:
+            return
+        self.first_expiry_ms = float("inf")
+        for pending in self.pending.values():
+            if pending.worker is None:
+                continue
+            if pending.until_ms <= now_ms:
+                self.take_over(pending)
+            else:
+                self.first_expiry_ms = min(self.first_expiry_ms, pending.until_ms)
+
+    def next_runnable(self) -> Pending | None:
+        """Return the pending event to be dispatched first; what waits for its subject is noted as blocked."""
+        while True:
+            best: tuple[int, int] | None = self.ready[0] if self.ready else None
+            line: deque[Entry] | None = None
+            for unread in self.unread:
+                if unread:
+                    rank = (unread[0].key, unread[0].stored.position)
+                    if best is None or rank < best:
+                        best, line = rank, unread
+            if best is None:
+                return None
+            if line is None:
+                return self.pending[heapq.heappop(self.ready)[1]]
+            pending = Pending(line.popleft())
+            self.pending[pending.entry.stored.position] = pending
+            prev = pending.entry.prev
+            if prev is None or prev not in self.open:
+                return pending
+            self.blocked[prev] = pending.entry.stored.position
+
+    def lease(self, pending: Pending, worker: str, until_ms: float) -> Delivery:
+        """Hand a pending event to a worker until `until_ms`."""
+        pending.worker, pending.until_ms = worker, until_ms
+        pending.serial += 1
+        self.first_expiry_ms = min(self.first_expiry_ms, until_ms)
+        entry = pending.entry
+        return Delivery(
+            token=(entry.stored.position, pending.serial),
+            recorded_ms=entry.stored.recorded_ms,
+            level=entry.level,
+            body=entry.stored.body,
+            ordered=entry.prev is not None,
+            attempts=pending.attempts,
+            first_failed_ms=pending.first_failed_ms,
+            deaths=pending.deaths,
+            suspect=pending.suspect,
+        )
+
+    def held(self, token: Token, worker: str) -> Pending | None:
+        """Return what `token` names if `worker` still holds it."""
+        pending = self.pending.get(token[0])
+        return pending if pending is not None and (pending.worker, pending.serial) == (worker, token[1]) else None
+
+    @property
+    def backlog(self) -> int:
+        """Events not yet settled."""
+        return len(self.open)
+
+
+class State:
+    """Everything a log holds."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.entries: deque[Entry] = deque()
+        self.contents: dict[str, bytes | None] = {}
+        self.identities: dict[bytes, tuple[float, str]] = {}
+        self.last: dict[tuple[str, str], int] = {}
+        self.groups: dict[str, Group] = {}
+        self.scheduled: list[tuple[int, int, Record]] = []
+        self.dead: dict[tuple[str, str], tuple[StoredDeadLetter, Entry]] = {}
+        self.duplicates = 0
+        self.position = 0
+
+    # Append
+
+    def append(self, record: Record, now_ms: int, max_backlog: int) -> Appended:
+        """Check and store one record."""
+        if record.id in self.contents:
+            known = self.contents[record.id]
+            if record.content is None or known is None or known == record.content:
+                return Appended.REPEATED
+            return Appended.CLASH
+        if record.identity is not None:
+            expires, known_id = self.identities.get(record.identity, (0.0, ""))
+            if expires > now_ms:
+                if known_id == record.id:
+                    return Appended.REPEATED
+                self.duplicates += 1
+                return Appended.DUPLICATE
+        groups = self.listening(record.type)
+        if max_backlog and any(group.backlog >= max_backlog for group in groups):
+            return Appended.FULL
+        if record.identity is not None:
+            self.identities[record.identity] = (now_ms + record.window_ms, record.id)
+        self.contents[record.id] = record.content
+        if record.due_ms > now_ms:
+            heapq.heappush(self.scheduled, (record.due_ms, len(self.contents), record))
+        else:
+            self.store(record, now_ms)
+        return Appended.STORED
+
+    def store(self, record: Record, now_ms: int) -> None:
+        """Put a checked record at the end of the log."""
+        self.position = max(self.position + 1, now_ms << 20)
+        prev = None
+        if record.subject is not None:
+            prev = self.last.get((record.type, record.subject))
+            self.last[record.type, record.subject] = self.position
+        stored = Stored(self.position, self.position >> 20, record.body)
+        entry = Entry(stored, record.id, record.type, record.level, prev)
+        self.entries.append(entry)
+        for group in self.listening(record.type):
+            group.add_unread(entry)
+
+    def listening(self, event_type: str) -> list[Group]:
+        """Return the groups of a type."""
+        return [group for group in self.groups.values() if group.type == event_type]
+
+    def promote(self, now_ms: int) -> None:
+        """Append what was scheduled and is due."""
+        while self.scheduled and self.scheduled[0][0] <= now_ms:
+            self.store(heapq.heappop(self.scheduled)[2], now_ms)
+
+    # Groups
+
+    def place(self, spec: StepSpec, start: str | int) -> None:
+        """Make a step known, beginning at `start`."""
+        group = self.groups[spec.group] = Group(spec.group, spec.type)
+        if start == "end":
+            return
+        first_ms = start if isinstance(start, int) else 0
+        for entry in self.entries:
+            if entry.type == spec.type and entry.stored.recorded_ms >= first_ms:
+                group.add_unread(entry)
+
+    def remove(self, name: str) -> bool:
+        """Forget a group; its dead letters stay, under its name."""
+        group = self.groups.get(name)
+        if group is None:
+            return False
+        for unread in group.unread:
+            for entry in unread:
+                entry.open -= 1
+        for pending in group.pending.values():
+            pending.entry.open -= 1
+        del self.groups[name]
+        return True
+
+    # Settle
+
+    def settle(self, group: Group, settlement: Settlement, worker: str, now_ms: int) -> bool:
+        """Do one settlement whole, or nothing of it."""
+        if isinstance(settlement, Acknowledge):
+            if any(group.held(delivery.token, worker) is None for delivery in settlement.deliveries):
+                return False
+            for delivery in settlement.deliveries:
+                group.settle(delivery.token[0])
+            for record in settlement.outputs:
+                self.append(record, now_ms, 0)
+            return True
+        pending = group.held(settlement.delivery.token, worker)
+        if pending is None:
+            return False
+        position = settlement.delivery.token[0]
+        if isinstance(settlement, Bury):
+            entry = pending.entry
+            letter = StoredDeadLetter(
+                group.name, entry.id, entry.stored.recorded_ms, entry.stored.body, settlement.failure
+            )
+            self.dead[group.name, entry.id] = (letter, entry)
+            group.settle(position)
+            return True
+        pending.attempts, pending.first_failed_ms = settlement.attempts, settlement.first_failed_ms
+        pending.suspect = pending.started = False
+        pending.worker = None
+        heapq.heappush(group.delayed, (now_ms + settlement.delay_ms, position))
+        return True
+
+    def retry(self, name: str, event_id: str) -> bool:
+        """Deliver a dead letter again to its group alone."""
+        group = self.groups.get(name)
+        if group is None or (name, event_id) not in self.dead:
+            return False
+        _, entry = self.dead.pop((name, event_id))
+        entry.open += 1
+        position = entry.stored.position
+        group.open.add(position)
+        pending = group.pending[position] = Pending(entry)
+        group.make_ready(pending)
+        return True
+
+    # Look
+
+    def info(self, group: Group) -> GroupInfo:
+        """Describe one group."""
+        oldest = [unread[0].stored.recorded_ms for unread in group.unread if unread]
+        oldest += [pending.entry.stored.recorded_ms for pending in group.pending.values()]
+        dead = sum(name == group.name for name, _ in self.dead)
+        return GroupInfo(group.name, group.type, group.backlog, len(group.pending), dead, min(oldest, default=None))
+
+    def stats(self) -> LogStats:
+        """Describe the log."""
+        groups = tuple(self.info(self.groups[name]) for name in sorted(self.groups))
+        return LogStats(len(self.entries), self.duplicates, len(self.scheduled), len(self.dead), groups)
+
+    def forget(self, now_ms: int, retention_ms: int) -> None:
+        """Drop identities whose window ended, and events that all groups settled and the retention lets go."""
+        for identity in [i for i, (expires, _) in self.identities.items() if expires <= now_ms]:
+            del self.identities[identity]
+        if retention_ms:
+            oldest_ms = now_ms - retention_ms
+            while self.entries and not self.entries[0].open and self.entries[0].stored.recorded_ms < oldest_ms:
+                self.entries.popleft()

@@ -1,0 +1,56 @@
+"""From a store's URL to the adapter that speaks to it."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote, urlsplit
+
+from ag06.errors import ConfigurationError
+from ag06.persistence.log import EventLog, LogOptions
+
+ACCEPTED = "memory:// sqlite:///PATH redis://HOST:PORT/DB rediss://HOST:PORT/DB"
+
+
+def open_log(url: str, options: LogOptions) -> EventLog:
+    """Return the log that `url` names, not yet opened; the adapter's module is imported only now."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        raise ConfigurationError(f"store {url!r} is not a URL; accepted: {ACCEPTED}")
+    match scheme.lower():
+        case "memory":
+            from ag06.persistence.memory import MemoryLog
+
+            return MemoryLog(rest, options)
+        case "sqlite":
+            from ag06.persistence.sqlite import SqliteLog
+
+            return SqliteLog(_sqlite_path(url, rest), options)
+        case "redis" | "rediss" | "valkey" | "valkeys":
+            from ag06.persistence.redis import RedisLog
+
+            return RedisLog(re.sub(r"^valkey", "redis", url), options)
+        case _:
+            raise ConfigurationError(f"store {masked(url)!r}: unknown scheme {scheme!r}; accepted: {ACCEPTED}")
+
+
+def _sqlite_path(url: str, rest: str) -> str:
+    """Return the path after `sqlite://`: `/x.db` is relative to the working directory, `//x.db` is absolute."""
+    if not rest.startswith("/") or rest == "/":
+        raise ConfigurationError(f"store {url!r}: write sqlite:///relative.db or sqlite:////absolute.db")
+    path = unquote(rest[1:].partition("?")[0])
+    if path in (":memory:", "") or "\x00" in path:
+        raise ConfigurationError(f"store {url!r}: SQLite needs a file here; for a log in memory use memory://")
+    return path
+
+
+def masked(url: str) -> str:
+    """Return `url` fit for a message or a log: without its password."""
+    try:
+        parts = urlsplit(url)
+        if parts.password is None:
+            return url
+        user = parts.username or ""
+        host = parts.netloc.rpartition("@")[2]
+        return parts._replace(netloc=f"{user}:***@{host}").geturl()
+    except ValueError:
+        return re.sub(r"//[^@/]*@", "//***@", url)

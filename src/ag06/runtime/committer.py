@@ -1,0 +1,67 @@
+"""Settles deliveries in the store, many at a time: whatever gathers while one commit runs goes into the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+from ag06.errors import StoreError
+from ag06.persistence.log import Settlement, Subscription
+
+_logger = logging.getLogger("ag06.runtime")
+_LARGEST = 500
+_LONGEST_WAIT = 5.0
+
+Settled = Callable[[Settlement, bool], None]
+"""Told for each settlement whether the store accepted it."""
+
+
+class Committer:
+    """Commits the settlements of one step, in the order they came.
+
+    It never gives up on a store that is away: a settlement may be repeated, because each is one atomic operation that
+    the store accepts once. The queue is bounded by the deliveries a worker holds.
+    """
+
+    def __init__(self, subscription: Subscription, settled: Settled) -> None:
+        """Commit to `subscription`; call `settled` for each settlement once its fate is known."""
+        self._subscription = subscription
+        self._settled = settled
+        self._queue: list[Settlement] = []
+        self._arrived = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def put(self, settlement: Settlement) -> None:
+        """Queue a settlement for the next commit."""
+        self._queue.append(settlement)
+        self._idle.clear()
+        self._arrived.set()
+
+    async def drained(self) -> None:
+        """Wait until everything queued is committed."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Commit until cancelled."""
+        while True:
+            await self._arrived.wait()
+            batch, self._queue = self._queue[:_LARGEST], self._queue[_LARGEST:]
+            accepted = await self._commit(batch)
+            for settlement, kept in zip(batch, accepted, strict=True):
+                self._settled(settlement, kept)
+            if not self._queue:
+                self._arrived.clear()
+                self._idle.set()
+
+    async def _commit(self, batch: list[Settlement]) -> list[bool]:
+        wait = 0.05
+        while True:
+            try:
+                return await self._subscription.commit(batch)
+            except StoreError as error:
+                _logger.warning("commit of %d settlements failed, trying again: %s", len(batch), error)
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            wait = min(wait * 2, _LONGEST_WAIT)

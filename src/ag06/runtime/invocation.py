@@ -1,0 +1,64 @@
+"""One call of a step's function: in a task or a thread, within its timeout, behind its breaker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from concurrent.futures import Executor
+from typing import Any
+
+from ag06.runtime.context import Context
+from ag06.runtime.step import Step
+
+
+class StepTimeout(TimeoutError):  # noqa: N818 - reads as what happened
+    """A step took longer than its `timeout`."""
+
+
+async def invoke(step: Step, argument: Any, context: Context, executor: Executor | None) -> None:
+    """Call the step's function with an event, or a list of them; raise what it raises.
+
+    A call that outlasts its timeout raises `StepTimeout` once it has really ended: a thread cannot be stopped, and a
+    second attempt beside it would run the step twice at once.
+    """
+    if step.breaker is None:
+        await _timed(step, argument, context, executor)
+    else:
+        async with step.breaker:
+            await _timed(step, argument, context, executor)
+
+
+async def _timed(step: Step, argument: Any, context: Context, executor: Executor | None) -> None:
+    if not step.is_async:
+        await _in_thread(step, argument, context, executor)
+        return
+    if step.timeout is None:
+        await (step.function(argument, context) if step.takes_context else step.function(argument))
+        return
+    limit = asyncio.timeout(step.timeout)
+    try:
+        async with limit:
+            await (step.function(argument, context) if step.takes_context else step.function(argument))
+    except TimeoutError:
+        if limit.expired():
+            raise _expired(step) from None
+        raise
+    if limit.expired():  # it swallowed the cancellation; its work came too late all the same
+        raise _expired(step)
+
+
+def _expired(step: Step) -> StepTimeout:
+    return StepTimeout(f"step {step.name!r} took longer than its timeout of {step.timeout} s")
+
+
+async def _in_thread(step: Step, argument: Any, context: Context, executor: Executor | None) -> None:
+    loop = asyncio.get_running_loop()
+    arguments = (argument, context) if step.takes_context else (argument,)
+    running = loop.run_in_executor(executor, contextvars.copy_context().run, step.function, *arguments)
+    done, _ = await asyncio.wait([running], timeout=step.timeout)
+    if not done:
+        context.close()
+        await asyncio.wait([running])
+        running.exception()
+        raise _expired(step)
+    running.result()

@@ -1,0 +1,165 @@
+"""A step as the user declared it: a function, what it listens to, and how it is to be run."""
+
+from __future__ import annotations
+
+import datetime as dt
+import inspect
+import sys
+import typing
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Literal
+
+import msgspec
+
+from ag06.breaker import CircuitBreaker
+from ag06.content import check_name
+from ag06.errors import ConfigurationError, InvalidEvent
+from ag06.event import Event, to_millis
+from ag06.persistence.log import StepSpec
+from ag06.retry import Retry
+
+Start = Literal["beginning", "end"] | dt.datetime
+"""Where a step begins that the store does not know: a word, or an aware datetime."""
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One declared step.
+
+    Attributes:
+        name: unique in its workflow.
+        group: `workflow.step`, the name of its consumer group in the store.
+        type: the event type it listens to.
+        function: what the user wrote; `is_async` says how to call it.
+        decode: turns a stored body into the `Event` the function's annotation asks for.
+        concurrency: calls that run at once in one worker.
+        timeout: seconds a call may take; `None`: no limit.
+        max_size, max_wait: for a batch step, events a call takes at most and seconds to wait for more; else 0.
+    """
+
+    name: str
+    group: str
+    type: str
+    function: Callable[..., Any]
+    is_async: bool
+    takes_context: bool
+    decode: Callable[[bytes], Event[Any]]
+    retry: Retry
+    breaker: CircuitBreaker | None
+    timeout: float | None
+    concurrency: int
+    start: Literal["beginning", "end"] | int | None
+    max_size: int = 0
+    max_wait: float = 0.0
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether a call takes a list of events."""
+        return self.max_size > 0
+
+    @property
+    def spec(self) -> StepSpec:
+        """What the store must know of it."""
+        return StepSpec(self.group, self.type, self.start)
+
+
+def declare_step(
+    workflow: str,
+    event_type: str,
+    function: Callable[..., Any],
+    *,
+    name: str | None,
+    retry: Retry | None,
+    breaker: CircuitBreaker | None,
+    timeout: float | None,
+    concurrency: int,
+    start: Start | None,
+    max_size: int = 0,
+    max_wait: float = 0.0,
+    frame: FrameType | None = None,
+) -> Step:
+    """Check a declaration and return its `Step`; raise `ConfigurationError` naming what is wrong.
+
+    `frame` is where the decorator stands: its local names help to resolve annotations.
+    """
+    step_name = name or str(getattr(function, "__name__", ""))
+    where = f"step {step_name!r} of workflow {workflow!r}"
+    try:
+        check_name("type", event_type)
+        check_name("name", step_name)
+    except InvalidEvent as error:
+        raise ConfigurationError(f"{where}: {error}") from None
+    if "." in step_name or "<" in step_name:
+        raise ConfigurationError(f"{where}: give it a name= without dots")
+    if concurrency < 1:
+        raise ConfigurationError(f"{where}: concurrency={concurrency}; at least 1")
+    if timeout is not None and not timeout > 0:
+        raise ConfigurationError(f"{where}: timeout={timeout}; seconds above 0, or None")
+    parameters = _positional_parameters(where, function)
+    return Step(
+        name=step_name,
+        group=f"{workflow}.{step_name}",
+        type=event_type,
+        function=function,
+        is_async=inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__),
+        takes_context=len(parameters) == 2,
+        decode=_decoder(where, function, parameters[0], batch=max_size > 0, frame=frame),
+        retry=retry or Retry(),
+        breaker=breaker,
+        timeout=timeout,
+        concurrency=concurrency,
+        start=_start(where, start),
+        max_size=max_size,
+        max_wait=max_wait,
+    )
+
+
+def _positional_parameters(where: str, function: Callable[..., Any]) -> list[str]:
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [p.name for p in inspect.signature(function).parameters.values() if p.kind in positional]
+    if not 1 <= len(names) <= 2:
+        raise ConfigurationError(f"{where}: takes {len(names)} arguments; write (event) or (event, ctx)")
+    return names
+
+
+def _start(where: str, start: Start | None) -> Literal["beginning", "end"] | int | None:
+    match start:
+        case None:
+            return None
+        case "beginning":
+            return "beginning"
+        case "end":
+            return "end"
+        case dt.datetime(tzinfo=dt.tzinfo()):
+            return to_millis(start)
+    raise ConfigurationError(f"{where}: start={start!r}; use 'beginning', 'end' or an aware datetime")
+
+
+def _decoder(
+    where: str, function: Callable[..., Any], parameter: str, *, batch: bool, frame: FrameType | None
+) -> Callable[[bytes], Event[Any]]:
+    target = inspect.unwrap(function)
+    if not hasattr(target, "__annotations__"):
+        target = type(target).__call__
+    try:
+        hints = typing.get_type_hints(target, localns=dict(frame.f_locals) if frame else None)
+    except NameError as error:
+        raise ConfigurationError(f"{where}: its annotation cannot be resolved ({error}); import the name") from None
+    annotation = hints.get(parameter, Event)
+    if batch and typing.get_origin(annotation) is list:
+        annotation = typing.get_args(annotation)[0]
+    elif batch and parameter in hints:
+        raise ConfigurationError(f"{where}: a batch step takes list[Event[...]], not {annotation!r}")
+    if annotation is Event or annotation is Any:
+        annotation = Event[Any]
+    if typing.get_origin(annotation) is not Event:
+        raise ConfigurationError(f"{where}: annotate its first argument as Event or Event[...], not {annotation!r}")
+    try:
+        return msgspec.json.Decoder(annotation).decode
+    except TypeError as error:
+        raise ConfigurationError(f"{where}: {annotation!r} cannot be decoded from JSON: {error}") from None
+
+
+def caller_frame() -> FrameType:
+    """Return the frame that called the function which calls this one."""
+    return sys._getframe(2)

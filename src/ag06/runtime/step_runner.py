@@ -1,0 +1,316 @@
+"""One step in one worker: fetch, dispatch, call, settle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+
+from ag06.errors import StoreError
+from ag06.event import Event, decode_event
+from ag06.persistence.admission import Admission
+from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement, Subscription
+from ag06.retry import RetryBudget
+from ag06.runtime.committer import Committer
+from ag06.runtime.context import Context
+from ag06.runtime.intake import Intake, Prefetch
+from ag06.runtime.invocation import invoke
+from ag06.runtime.outcome import Listener
+from ag06.runtime.reporting import Reporter
+from ag06.runtime.step import Step
+from ag06.runtime.verdict import BUDGET_WAIT_MS, bury, bury_killer, judge, killed_workers
+
+_logger = logging.getLogger("ag06.runtime")
+_FETCH_WAIT = 5.0
+_LARGEST_PREFETCH = 1_000
+_TURN = 16  # calls in a row before other tasks of the loop get a turn, where no call suspends
+
+
+class Shared(msgspec.Struct, frozen=True):
+    """What the steps of one worker have in common. One suspect runs at a time in the whole process."""
+
+    workflow: str
+    admission: Admission
+    budget: RetryBudget
+    alone: asyncio.Lock
+    listeners: list[Listener]
+
+
+class StepRunner:
+    """Runs one step: a feeder fills the intake, `concurrency` callers empty it, a committer settles."""
+
+    def __init__(self, step: Step, subscription: Subscription, shared: Shared) -> None:
+        """Run `step` on what `subscription` hands out."""
+        self.step = step
+        self.subscription = subscription
+        self._shared = shared
+        self._intake = Intake()
+        self._suspects = Intake()
+        per_call = step.max_size or 1
+        self._prefetch = Prefetch(step.concurrency * per_call, _LARGEST_PREFETCH)
+        self._held = 0
+        self._room = asyncio.Event()
+        self._report = Reporter(step.name, shared.listeners)
+        self._committer = Committer(subscription, self._settled)
+        self._abandoned: list[Delivery] = []
+        self._executor = None if step.is_async else ThreadPoolExecutor(step.concurrency, f"ag06-{step.name}")
+        self._feeder: asyncio.Task[None] | None = None
+        self._callers: list[asyncio.Task[None]] = []
+        self._commits: asyncio.Task[None] | None = None
+
+    def start(self, spawn: Any) -> None:
+        """Start the tasks of this step with `spawn(coroutine, name)`, which watches over them."""
+        name = self.step.group
+        self._commits = spawn(self._committer.run(), f"{name}: commit")
+        call = self._call_batches if self.step.is_batch else self._call_singly
+        self._callers = [spawn(call(), f"{name}: call {i}") for i in range(self.step.concurrency)]
+        self._callers.append(spawn(self._call_suspects(), f"{name}: suspects"))
+        self._feeder = spawn(self._feed(), f"{name}: fetch")
+
+    async def stop(self, deadline: float) -> None:
+        """Stop fetching, let calls finish until `deadline` (loop time), give the rest back."""
+        await _cancelled([self._feeder])
+        unstarted = self._intake.close() + self._suspects.close()
+        await self._quietly(self.subscription.release(unstarted), deadline)
+        if self._callers:
+            await asyncio.wait(self._callers, timeout=_left(deadline))
+        await _cancelled(self._callers)
+        await self._quietly(self._committer.drained(), deadline)
+        await _cancelled([self._commits])
+        await self._quietly(self.subscription.release(self._abandoned), deadline)
+        await self._quietly(self.subscription.close(), deadline)
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _quietly(self, work: Coroutine[Any, Any, None], deadline: float) -> None:
+        """Do a part of the shutdown that may fail: what it would have given back is taken over later."""
+        try:
+            await asyncio.wait_for(work, _left(deadline) + 1.0)
+        except (StoreError, TimeoutError) as error:
+            _logger.warning("step %s did not end cleanly, other workers take over later: %r", self.step.group, error)
+
+    # Fetch
+
+    async def _feed(self) -> None:
+        wait = 0.05
+        while True:
+            target = self._prefetch.target
+            room = target - self._held
+            if room < max(1, target // 4) and self._held:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            try:
+                deliveries = await self.subscription.fetch(room, _FETCH_WAIT)
+            except StoreError as error:
+                _logger.warning("step %s cannot fetch, trying again: %s", self.step.group, error)
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, 5.0)
+                continue
+            wait = 0.05
+            self._accept(deliveries)
+
+    def _accept(self, deliveries: Sequence[Delivery]) -> None:
+        self._held += len(deliveries)
+        if any(delivery.suspect for delivery in deliveries):
+            self._suspects.put(delivery for delivery in deliveries if delivery.suspect)
+            self._intake.put(delivery for delivery in deliveries if not delivery.suspect)
+        else:
+            self._intake.put(deliveries)
+
+    # Call
+
+    async def _call_singly(self) -> None:
+        turn = 0
+        while (delivery := await self._intake.get()) is not None:
+            await self._process(delivery)
+            turn += 1
+            if turn == _TURN:
+                turn = 0
+                await asyncio.sleep(0)
+
+    async def _call_suspects(self) -> None:
+        while (delivery := await self._suspects.get()) is not None:
+            async with self._shared.alone:
+                await self._process(delivery)
+
+    async def _call_batches(self) -> None:
+        step = self.step
+        loop = asyncio.get_running_loop()
+        while (delivery := await self._intake.get()) is not None:
+            batch = [delivery]
+            deadline = loop.time() + step.max_wait
+            while len(batch) < step.max_size and not self._intake.closed:
+                following = self._intake.take()
+                if following is not None:
+                    batch.append(following)
+                    continue
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        await self._intake.wait()
+                except TimeoutError:
+                    break
+                except asyncio.CancelledError:
+                    self._abandoned.extend(batch)
+                    raise
+            await self._process_batch(batch)
+            await asyncio.sleep(0)
+
+    async def _process(self, delivery: Delivery) -> None:
+        """Call the step for one delivery and queue what follows."""
+        started = time.time()
+        try:
+            event = await self._admit(delivery)
+            if event is None:
+                return
+            context = self._context([event], delivery)
+            argument = [event] if self.step.is_batch else event
+            failure = await self._attempt(argument, context)
+        except asyncio.CancelledError:
+            self._abandoned.append(delivery)
+            raise
+        outputs = context.close()
+        if failure is None:
+            self._settle(Acknowledge((delivery,), outputs), (event.id,), started)
+        else:
+            self._settle(judge(delivery, failure, self.step.retry), (event.id,), started, failure)
+
+    async def _process_batch(self, deliveries: list[Delivery]) -> None:
+        """Call the step for many deliveries; after a failure for each alone, so that one cannot spoil the others."""
+        alone = [delivery for delivery in deliveries if delivery.attempts or self._counts_starts]
+        together = [delivery for delivery in deliveries if not (delivery.attempts or self._counts_starts)]
+        if len(together) > 1:
+            started = time.time()
+            try:
+                events = [(delivery, await self._admit(delivery)) for delivery in together]
+                batch = [(delivery, event) for delivery, event in events if event is not None]
+                if not batch:
+                    return
+                arguments = [event for _, event in batch]
+                context = self._context(arguments, batch[0][0])
+                failure = await self._attempt(arguments, context)
+            except asyncio.CancelledError:
+                self._abandoned.extend(deliveries)
+                raise
+            outputs = context.close()
+            together = [delivery for delivery, _ in batch]
+            if failure is None:
+                ids = tuple(event.id for event in arguments)
+                self._settle(Acknowledge(tuple(together), outputs), ids, started)
+                together = []
+            else:
+                _logger.warning(
+                    "step %s failed on %d events, trying each alone: %r", self.step.name, len(batch), failure
+                )
+        left = together + alone
+        while left:
+            try:
+                await self._process(left.pop(0))
+            except asyncio.CancelledError:
+                self._abandoned.extend(left)
+                raise
+
+    @property
+    def _counts_starts(self) -> bool:
+        """Whether every start is noted in the store: with a single attempt, the first death must count."""
+        return self.step.retry.attempts == 1
+
+    async def _admit(self, delivery: Delivery) -> Event[Any] | None:
+        """Return the event if it may run now; otherwise settle the delivery and return `None`."""
+        retry = self.step.retry
+        if delivery.suspect or delivery.deaths or delivery.attempts or retry.attempts == 1:
+            if killed_workers(delivery, retry) >= retry.attempts:
+                self._settle(bury_killer(delivery, retry, int(time.time() * 1000)), (), time.time())
+                return None
+            if delivery.attempts and not self._shared.budget.withdraw():
+                wait = Postpone(delivery, BUDGET_WAIT_MS, delivery.attempts, delivery.first_failed_ms)
+                self._settle(wait, (), time.time())
+                return None
+            if delivery.suspect or retry.attempts == 1:
+                await self._note_start(delivery)
+        if not delivery.attempts:
+            self._shared.budget.deposit()
+        try:
+            return decode_event(delivery.body, delivery.recorded_ms, self.step.decode)
+        except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
+            self._settle(bury(delivery, error, "invalid", int(time.time() * 1000)), (), time.time(), error)
+            return None
+
+    async def _note_start(self, delivery: Delivery) -> None:
+        wait = 0.05
+        while True:
+            try:
+                await self.subscription.mark_started([delivery])
+            except StoreError as error:
+                _logger.warning("step %s waits for the store to note a start: %s", self.step.name, error)
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, 5.0)
+            else:
+                return
+
+    def _context(self, events: list[Event[Any]], delivery: Delivery) -> Context:
+        taken_over = delivery.suspect or delivery.deaths > 0
+        attempt = delivery.attempts + 1
+        return Context(self._shared.workflow, self.step.name, events, self._shared.admission, attempt, taken_over)
+
+    async def _attempt(self, argument: Any, context: Context) -> BaseException | None:
+        """Call the step; return what it raised, but let a cancellation of this worker through."""
+        try:
+            await invoke(self.step, argument, context, self._executor)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                context.close()
+                raise
+            return error  # the step cancelled itself: a failure like any other
+        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - whatever a step raises is its failure
+            return error
+        return None
+
+    # Settle
+
+    def _settle(
+        self, settlement: Settlement, ids: tuple[str, ...], started: float, error: BaseException | None = None
+    ) -> None:
+        self._report.ended(settlement, ids, started, error)
+        self._committer.put(settlement)
+
+    def _settled(self, settlement: Settlement, kept: bool) -> None:
+        count = len(settlement.deliveries) if isinstance(settlement, Acknowledge) else 1
+        self._held -= count
+        self._prefetch.settled(count, time.monotonic())
+        self._room.set()
+        if not kept:
+            _logger.warning(
+                "step %s: another worker had taken an event over, this result was not kept (visibility timeout)",
+                self.step.group,
+            )
+        elif isinstance(settlement, Bury):
+            failure = settlement.failure
+            _logger.error(
+                "step %s: dead letter (%s) after %d attempts: %s: %s",
+                self.step.group,
+                failure.reason,
+                failure.attempts,
+                failure.error_type,
+                failure.message,
+            )
+        self._report.settled(settlement, kept)
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - asyncio.get_running_loop().time())
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[None] | None]) -> None:
+    """Cancel tasks and wait for their end; what they raise was seen by their guard."""
+    live = [task for task in tasks if task is not None]
+    for task in live:
+        task.cancel()
+    if live:
+        await asyncio.wait(live)

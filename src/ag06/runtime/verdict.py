@@ -1,0 +1,78 @@
+"""What follows from a failed call: another attempt, a wait, or the dead letters."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+
+from ag06.errors import CircuitOpen, Reject
+from ag06.persistence.log import Bury, Delivery, Failure, Postpone, Reason
+from ag06.retry import Retry
+
+_LONGEST_TRACEBACK = 16_000
+_LONGEST_MESSAGE = 2_000
+BUDGET_WAIT_MS = 1_000
+"""How long a retry waits that found no budget, in milliseconds."""
+
+
+def killed_workers(delivery: Delivery, retry: Retry) -> int:
+    """Return how many workers this event is taken to have killed.
+
+    Starts are noted in the store only for events that were taken over before, or that may be tried just once. So the
+    first death counts when more attempts remain: the event was in the hands of the dead worker, and from now on it
+    runs alone.
+    """
+    return delivery.deaths + (1 if delivery.suspect and retry.attempts > 1 else 0)
+
+
+def bury_killer(delivery: Delivery, retry: Retry, now_ms: int) -> Bury:
+    """Return the settlement of an event that killed as many workers as it had attempts."""
+    killed = killed_workers(delivery, retry)
+    message = f"{killed} workers died while they ran this event; its step allows {retry.attempts} attempts"
+    first = delivery.first_failed_ms or now_ms
+    failure = Failure("worker_died", "WorkerDied", message, "", max(killed, delivery.attempts), first, now_ms)
+    return Bury(delivery, failure)
+
+
+def judge(
+    delivery: Delivery, error: BaseException, retry: Retry, clock: Callable[[], float] = time.time
+) -> Postpone | Bury:
+    """Return what to do with a delivery whose call raised `error`."""
+    now_ms = int(clock() * 1000)
+    if isinstance(error, CircuitOpen):
+        wait_ms = max(1, int(error.retry_after * 1000) + 1)
+        return Postpone(delivery, wait_ms, delivery.attempts, delivery.first_failed_ms)
+    attempts = delivery.attempts + 1
+    if isinstance(error, Reject):
+        return bury(delivery, error, "rejected", now_ms)
+    if retry.retries(error, attempts):
+        wait_ms = int(retry.delay(attempts) * 1000)
+        return Postpone(delivery, wait_ms, attempts, delivery.first_failed_ms or now_ms)
+    return bury(delivery, error, "failed", now_ms)
+
+
+def bury(delivery: Delivery, error: BaseException, reason: Reason, now_ms: int) -> Bury:
+    """Return the settlement that moves a delivery to the dead letters, with the error as it was."""
+    text = "".join(traceback.format_exception(error))
+    if len(text) > _LONGEST_TRACEBACK:
+        half = _LONGEST_TRACEBACK // 2
+        text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+    first = delivery.first_failed_ms or now_ms
+    return Bury(
+        delivery,
+        Failure(
+            reason=reason,
+            error_type=type(error).__name__,
+            message=_clean(str(error))[:_LONGEST_MESSAGE],
+            traceback=_clean(text),
+            attempts=delivery.attempts + 1,
+            first_ms=first,
+            last_ms=now_ms,
+        ),
+    )
+
+
+def _clean(text: str) -> str:
+    """Return `text` as valid Unicode: an exception's words may hold lone surrogates, the store takes none."""
+    return text.encode(errors="backslashreplace").decode()

@@ -1,0 +1,95 @@
+"""One worker: every step of a workflow, running in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from ag06.errors import StoreError
+from ag06.persistence.admission import Admission
+from ag06.persistence.log import EventLog
+from ag06.retry import RetryBudget
+from ag06.runtime.leases import LeaseKeeper
+from ag06.runtime.outcome import Listener
+from ag06.runtime.step import Step
+from ag06.runtime.step_runner import Shared, StepRunner
+
+_logger = logging.getLogger("ag06.runtime")
+_MAINTENANCE_SECONDS = 1.0
+
+
+def worker_name() -> str:
+    """Return the name this process works under: `$AG06_WORKER`, or a fresh one that names host and process."""
+    return os.environ.get("AG06_WORKER") or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+
+
+class Worker:
+    """Runs steps until stopped. Every task it starts is watched: one that fails ends `failure`."""
+
+    def __init__(
+        self,
+        workflow: str,
+        steps: Sequence[Step],
+        log: EventLog,
+        *,
+        admission: Admission,
+        visibility: float,
+        listeners: list[Listener],
+        name: str | None = None,
+    ) -> None:
+        """Run `steps` on `log`; leases last `visibility` seconds."""
+        self.name = name or worker_name()
+        self._log = log
+        shared = Shared(workflow, admission, RetryBudget(), asyncio.Lock(), listeners)
+        self._runners = [StepRunner(step, log.subscribe(step.group, self.name, visibility), shared) for step in steps]
+        self._keeper = LeaseKeeper([runner.subscription for runner in self._runners], visibility)
+        self._housekeeper: asyncio.Task[None] | None = None
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def start(self) -> None:
+        """Start fetching and calling."""
+        self._housekeeper = self._spawn(self._keep_house(), "housekeeping")
+        for runner in self._runners:
+            runner.start(self._spawn)
+        self._keeper.start()
+
+    async def stop(self, grace: float) -> None:
+        """Stop fetching, finish or give back what is in flight within `grace` seconds, leave the groups."""
+        deadline = asyncio.get_running_loop().time() + grace
+        if self._housekeeper is not None:
+            self._housekeeper.cancel()
+            await asyncio.wait([self._housekeeper])
+        await asyncio.gather(*(runner.stop(deadline) for runner in self._runners))
+        self._keeper.stop()
+        await asyncio.to_thread(self._keeper.join, 1.0)
+        if not self.failure.done():
+            self.failure.cancel()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        task.add_done_callback(self._watch)
+        return task
+
+    def _watch(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            _logger.critical("%s stopped: %r", task.get_name(), error, exc_info=error)
+            if not self.failure.done():
+                self.failure.set_exception(error)
+                self.failure.exception()  # whoever awaits it gets it; nobody has to
+
+    async def _keep_house(self) -> None:
+        """Let the store do its housekeeping about once a second; workers that started together drift apart."""
+        while True:
+            await asyncio.sleep(_MAINTENANCE_SECONDS * random.uniform(0.75, 1.25))  # noqa: S311 - jitter
+            try:
+                await self._log.maintain()
+            except StoreError as error:
+                _logger.warning("housekeeping waits for the store: %s", error)

@@ -1,0 +1,341 @@
+"""`Workflow`: steps, and the ways to publish to them and to run them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import signal
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Literal, TypeVar
+
+from ag06.breaker import CircuitBreaker
+from ag06.content import MAX_DATA_BYTES, check_name
+from ag06.errors import AG06Error, ConfigurationError, InvalidEvent
+from ag06.event import Priority
+from ag06.knob import Knob
+from ag06.persistence.event_store import EventStore
+from ag06.persistence.log import Durability, EventLog
+from ag06.retry import Retry
+from ag06.runtime.outcome import Listener
+from ag06.runtime.step import Start, Step, caller_frame, declare_step
+from ag06.runtime.worker import Worker
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Workflow:
+    """A set of steps over one event store.
+
+    Attributes:
+        name: 1 to 255 bytes without a dot; the steps' consumer groups are named `name.step`.
+        events: the `EventStore` behind it, for replay and stats.
+        steps: the declared steps by name.
+        knobs: the declared knobs by name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        store: str | None = None,
+        durability: Durability | None = None,
+        retention: float | None = None,
+        dedup_window: float = 300.0,
+        max_backlog: int = 0,
+        max_event_bytes: int = MAX_DATA_BYTES,
+        visibility_timeout: float = 30.0,
+        grace: float = 20.0,
+        timeout: float = 10.0,
+    ) -> None:
+        """Declare a workflow; nothing is opened yet.
+
+        Args:
+            name: the workflow's name.
+            store: a URL; `None`: `$AG06_STORE`, then `ag06.toml`, then `sqlite:///.ag06/events.db`.
+            durability: `"server"`, `"fsync"` or `"replicated"`; `None`: the store's default.
+            retention: seconds that acknowledged events stay, 0 for ever; `None`: the store's default.
+            dedup_window: seconds in which an equal event is a duplicate; 0 switches deduplication off.
+            max_backlog: events a step may be behind before publishing raises `Backpressure`; 0: no bound.
+            max_event_bytes: largest data of an event, in bytes of JSON.
+            visibility_timeout: seconds without a sign of life after which a worker's deliveries are taken over.
+            grace: seconds that a shutdown waits for running steps.
+            timeout: seconds to wait for the store's answer.
+        """
+        try:
+            check_name("name", name)
+        except InvalidEvent as error:
+            raise ConfigurationError(f"workflow {name!r}: {error}") from None
+        if "." in name:
+            raise ConfigurationError(f"workflow {name!r}: a name has no dots")
+        if not visibility_timeout > 0:
+            raise ConfigurationError(f"workflow {name!r}: visibility_timeout={visibility_timeout}; seconds above 0")
+        self.name = name
+        self.visibility_timeout = visibility_timeout
+        self.grace = grace
+        self.steps: dict[str, Step] = {}
+        self.knobs: dict[str, Knob] = {}
+        self._listeners: list[Listener] = []
+        self._settings: dict[str, Any] = {
+            "durability": durability,
+            "retention": retention,
+            "dedup_window": dedup_window,
+            "max_backlog": max_backlog,
+            "max_event_bytes": max_event_bytes,
+            "timeout": timeout,
+        }
+        self.events = EventStore()
+        self.use_store(store)
+        self._registered: weakref.WeakKeyDictionary[EventLog, int] = weakref.WeakKeyDictionary()
+        self._worker: Worker | None = None
+
+    def use_store(self, store: str | None) -> None:
+        """Set the store's URL, before the workflow is opened."""
+        self.events.configure(store, **self._settings)
+
+    # Declare
+
+    def step(
+        self,
+        event_type: str,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        breaker: CircuitBreaker | None = None,
+        timeout: float | None = None,
+        concurrency: int = 10,
+        start: Start | None = None,
+    ) -> Callable[[F], F]:
+        """Make a function `(event)` or `(event, ctx)` a step that receives every event of `event_type`.
+
+        Args:
+            event_type: what it listens to.
+            name: its name in the workflow; the function's name unless given. It must not change: the store keeps the
+                step's place under it.
+            retry: what happens after a failure; 5 attempts unless given.
+            breaker: refuses calls while its failure rate is high; refused events wait, at no cost of attempts.
+            timeout: seconds a call may take.
+            concurrency: calls that run at once in one worker.
+            start: `"beginning"`, `"end"` or an aware datetime, for a step the store does not know; `None`: the
+                beginning in a workflow that is new to the store, else the end.
+        """
+        frame = caller_frame()
+
+        def declare(function: F) -> F:
+            self._add(
+                declare_step(
+                    self.name,
+                    event_type,
+                    function,
+                    name=name,
+                    retry=retry,
+                    breaker=breaker,
+                    timeout=timeout,
+                    concurrency=concurrency,
+                    start=start,
+                    frame=frame,
+                )
+            )
+            return function
+
+        return declare
+
+    def batch_step(
+        self,
+        event_type: str,
+        *,
+        max_size: int = 100,
+        max_wait: float = 0.05,
+        name: str | None = None,
+        retry: Retry | None = None,
+        breaker: CircuitBreaker | None = None,
+        timeout: float | None = None,
+        concurrency: int = 1,
+        start: Start | None = None,
+    ) -> Callable[[F], F]:
+        """Make a function `(events)` or `(events, ctx)` a step that receives lists of 1 to `max_size` events.
+
+        A call waits up to `max_wait` seconds for more events. A batch is acknowledged as a whole, with its outputs;
+        after a failure each of its events is tried alone. The other arguments are those of `step`.
+        """
+        frame = caller_frame()
+        if not 1 <= max_size <= 10_000 or not max_wait >= 0:
+            raise ConfigurationError(f"batch_step: max_size={max_size} (1 to 10000), max_wait={max_wait} (0 s or more)")
+
+        def declare(function: F) -> F:
+            self._add(
+                declare_step(
+                    self.name,
+                    event_type,
+                    function,
+                    name=name,
+                    retry=retry,
+                    breaker=breaker,
+                    timeout=timeout,
+                    concurrency=concurrency,
+                    start=start,
+                    max_size=max_size,
+                    max_wait=max_wait,
+                    frame=frame,
+                )
+            )
+            return function
+
+        return declare
+
+    def _add(self, step: Step) -> None:
+        if step.name in self.steps:
+            raise ConfigurationError(f"workflow {self.name!r} has a step {step.name!r} already; give one a name=")
+        if self._worker is not None:
+            raise ConfigurationError(f"step {step.name!r}: declare steps before the workflow {self.name!r} runs")
+        self.steps[step.name] = step
+
+    def knob(
+        self,
+        name: str,
+        *,
+        low: float,
+        high: float,
+        default: float,
+        scale: Literal["linear", "log"] = "linear",
+        integer: bool = False,
+    ) -> Knob:
+        """Declare a number that the optimizer may move; read its `.value` in a step."""
+        if name in self.knobs:
+            raise ConfigurationError(f"workflow {self.name!r} has a knob {name!r} already")
+        knob = self.knobs[name] = Knob(name, low=low, high=high, default=default, scale=scale, integer=integer)
+        return knob
+
+    def on_outcome(self, listener: Listener) -> None:
+        """Call `listener(outcome)` for every delivery that this process settles."""
+        self._listeners.append(listener)
+
+    # Publish
+
+    async def publish(
+        self,
+        event_type: str,
+        source: str | None = None,
+        data: Any = None,
+        priority: Priority | int | str = Priority.NORMAL,
+        *,
+        id: str | None = None,  # noqa: A002 - a name of the contract
+        subject: str | None = None,
+        idempotency_key: str | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        traceparent: str | None = None,
+        time: dt.datetime | None = None,
+        durability: Durability | None = None,
+        dedup: bool = True,
+        delay: float | None = None,
+        at: dt.datetime | None = None,
+    ) -> str | None:
+        """Store an event for the steps; return its id once it is durable, or `None` if it is a duplicate.
+
+        `source` is the workflow's name unless given. Arguments and errors are those of `EventStore.persist_event`.
+        """
+        await self._log()
+        return await self.events.persist_event(
+            event_type,
+            self.name if source is None else source,
+            data,
+            priority,
+            id=id,
+            subject=subject,
+            idempotency_key=idempotency_key,
+            correlation_id=correlation_id,
+            causation_id=causation_id,
+            traceparent=traceparent,
+            time=time,
+            durability=durability,
+            dedup=dedup,
+            delay=delay,
+            at=at,
+        )
+
+    async def _log(self) -> EventLog:
+        """Return the open log, with the steps known to it: what is published before a worker runs is kept for them."""
+        log = await self.events.log()
+        if self._registered.get(log) != len(self.steps):
+            await log.register(self.name, [step.spec for step in self.steps.values()])
+            self._registered[log] = len(self.steps)
+        return log
+
+    # Run
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Workflow]:
+        """Run the steps inside the current event loop; leaving shuts down gracefully and closes the store."""
+        if self._worker is not None:
+            raise ConfigurationError(f"workflow {self.name!r} runs already in this process")
+        log = await self._log()
+        worker = self._worker = Worker(
+            self.name,
+            list(self.steps.values()),
+            log,
+            admission=self.events.admission,
+            visibility=self.visibility_timeout,
+            listeners=self._listeners,
+        )
+        worker.start()
+        try:
+            yield self
+        finally:
+            try:
+                await worker.stop(self.grace)
+            finally:
+                self._worker = None
+                await self.events.close()
+
+    async def drain(self, timeout: float | None = None) -> None:
+        """Wait until no event is pending in any step and none is due later; raise `TimeoutError` after `timeout` s."""
+        log = await self._log()
+        groups = [step.group for step in self.steps.values()]
+        wait = 0.002
+        async with asyncio.timeout(timeout):
+            while await log.pending(groups):
+                worker = self._worker
+                if worker is not None and worker.failure.done():
+                    worker.failure.result()
+                await asyncio.sleep(wait)
+                wait = min(wait * 1.5, 0.1)
+
+    async def close(self) -> None:
+        """Close the store; needed only by a process that publishes and does not run the steps."""
+        await self.events.close()
+
+    async def serve(self) -> None:
+        """Run the steps until SIGTERM or SIGINT, then shut down gracefully; a second signal ends at once."""
+        if not self.steps:
+            raise ConfigurationError(f"workflow {self.name!r} has no steps; declare one with @app.step(...)")
+        loop = asyncio.get_running_loop()
+        asked = asyncio.Event()
+        me = asyncio.current_task()
+
+        def on_signal() -> None:
+            if asked.is_set() and me is not None:
+                me.cancel()
+            asked.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        try:
+            async with self.running():
+                worker = self._worker
+                if worker is None:
+                    raise AG06Error("the worker ended before it began")
+                waiting = asyncio.create_task(asked.wait())
+                ends: list[asyncio.Future[Any]] = [waiting, worker.failure]
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+                if worker.failure.done():
+                    worker.failure.result()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def run(self) -> None:
+        """Run the steps in this process until SIGTERM or SIGINT."""
+        asyncio.run(self.serve())
