@@ -1,0 +1,178 @@
+"""Appending inside a transaction: checks, positions, subject chains, the schedule."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from ag06.persistence.log import Appended, Record
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Record).decode
+
+_TAKE_IDENTITY = """
+INSERT INTO identities VALUES (?1, ?2, ?3) ON CONFLICT (key) DO UPDATE SET id = ?2, expires = ?3 WHERE expires <= ?4
+"""
+_STORE = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_CHAIN = """
+INSERT INTO subjects VALUES (?, ?, ?, ?) ON CONFLICT (type, subject) DO UPDATE SET seq = excluded.seq,
+level = excluded.level
+"""
+
+
+class Appender:
+    """Appends records within one transaction; `finish` writes down what was counted."""
+
+    def __init__(self, connection: sqlite3.Connection, now_ms: int) -> None:
+        """Begin at the end of the log as this transaction sees it."""
+        self._connection = connection
+        self._execute = connection.execute
+        (last,) = self._execute("SELECT max(seq) FROM events").fetchone()
+        self._position = max((last or 0) + 1, now_ms << 20)
+        self._now_ms = now_ms
+        self._types: dict[str, int] = {}
+        self._appended: dict[int, int] = {}
+        self._room: dict[int, int | None] = {}
+        self._duplicates = 0
+        self.stored_types: set[str] = set()
+
+    def append(self, record: Record, max_backlog: int = 0) -> Appended:
+        """Check and store one record, now or when it is due."""
+        if record.content is not None:
+            known = self._known(record.id)
+            if known is not None:
+                return Appended.REPEATED if known[0] in (None, record.content) else Appended.CLASH
+        type_id = self._type(record.type)
+        # The identity is taken by the same statement that looks for it, so room is looked for first; a duplicate
+        # is a duplicate all the same.
+        full = max_backlog > 0 and self._full(type_id, max_backlog)
+        if record.identity is not None:
+            if full and not self._remembered(record):
+                return Appended.FULL
+            taken = self._execute(
+                _TAKE_IDENTITY, (record.identity, record.id, self._now_ms + record.window_ms, self._now_ms)
+            )
+            if taken.rowcount == 0:
+                return self._duplicate(record)
+        elif full:
+            return Appended.FULL
+        if record.due_ms > self._now_ms:
+            return self._schedule(record)
+        return self.store(record, type_id)
+
+    def store(self, record: Record, type_id: int | None = None) -> Appended:
+        """Put a checked record at the end of the log."""
+        if type_id is None:
+            type_id = self._type(record.type)
+        prev = prev_level = None
+        if record.subject is not None:
+            row = self._execute(
+                "SELECT seq, level FROM subjects WHERE type = ? AND subject = ?", (type_id, record.subject)
+            ).fetchone()
+            if row is not None:
+                prev, prev_level = row
+        position = self._position
+        try:
+            self._execute(
+                _STORE,
+                (
+                    position,
+                    type_id * 4 + record.level,
+                    record.id,
+                    prev,
+                    prev_level,
+                    record.subject is not None,
+                    record.content,
+                    record.body,
+                ),
+            )
+        except sqlite3.IntegrityError:
+            return Appended.REPEATED  # the id is there: an output committed again, or a repeated publish
+        self._position = position + 1
+        if record.subject is not None:
+            self._execute(_CHAIN, (type_id, record.subject, position, record.level))
+        self._appended[type_id] = self._appended.get(type_id, 0) + 1
+        self.stored_types.add(record.type)
+        return Appended.STORED
+
+    def promote(self) -> None:
+        """Append what was scheduled and is due."""
+        due = self._execute(
+            "SELECT n, record FROM scheduled WHERE due <= ? ORDER BY due, n LIMIT 1000", (self._now_ms,)
+        ).fetchall()
+        for number, record in due:
+            self._execute("DELETE FROM scheduled WHERE n = ?", (number,))
+            self.store(_decode(record))
+
+    def finish(self) -> set[str]:
+        """Write the counters; return the types that have new events."""
+        for type_id, count in self._appended.items():
+            self._execute("UPDATE types SET appended = appended + ? WHERE id = ?", (count, type_id))
+        if self._duplicates:
+            self._execute("UPDATE counters SET value = value + ? WHERE name = 'duplicates'", (self._duplicates,))
+        return self.stored_types
+
+    def _type(self, name: str) -> int:
+        type_id = self._types.get(name)
+        if type_id is None:
+            type_id = self._types[name] = find_type(self._connection, name)
+        return type_id
+
+    def _known(self, event_id: str) -> tuple[bytes | None] | None:
+        found: tuple[bytes | None] | None = self._execute(
+            "SELECT content FROM events WHERE id = ?1 UNION ALL SELECT content FROM scheduled WHERE id = ?1",
+            (event_id,),
+        ).fetchone()
+        return found
+
+    def _remembered(self, record: Record) -> bool:
+        row = self._execute(
+            "SELECT 1 FROM identities WHERE key = ? AND expires > ?", (record.identity, self._now_ms)
+        ).fetchone()
+        return row is not None
+
+    def _duplicate(self, record: Record) -> Appended:
+        (first,) = self._execute("SELECT id FROM identities WHERE key = ?", (record.identity,)).fetchone()
+        if first == record.id:
+            return Appended.REPEATED
+        self._duplicates += 1
+        return Appended.DUPLICATE
+
+    def _full(self, type_id: int, max_backlog: int) -> bool:
+        if type_id not in self._room:
+            (slowest,) = self._execute("SELECT min(base + settled) FROM groups WHERE type = ?", (type_id,)).fetchone()
+            (appended,) = self._execute("SELECT appended FROM types WHERE id = ?", (type_id,)).fetchone()
+            self._room[type_id] = None if slowest is None else max_backlog - (appended - slowest)
+        room = self._room[type_id]
+        return room is not None and self._appended.get(type_id, 0) >= room
+
+    def _schedule(self, record: Record) -> Appended:
+        cursor = self._execute(
+            "INSERT OR IGNORE INTO scheduled (due, id, content, record) VALUES (?, ?, ?, ?)",
+            (record.due_ms, record.id, record.content, _encode(record)),
+        )
+        return Appended.STORED if cursor.rowcount else Appended.REPEATED
+
+
+def find_type(connection: sqlite3.Connection, name: str) -> int:
+    """Return the number of an event type, making it known if it is not."""
+    row = connection.execute("SELECT id FROM types WHERE name = ?", (name,)).fetchone()
+    if row is not None:
+        return int(row[0])
+    cursor = connection.execute("INSERT INTO types (name) VALUES (?)", (name,))
+    return int(cursor.lastrowid or 0)
+
+
+Call = tuple[Sequence[Record], int]
+"""The records of one caller, and its `max_backlog`."""
+
+
+def append_calls(
+    connection: sqlite3.Connection, calls: Iterable[Call], now_ms: int
+) -> tuple[list[list[Appended]], set[str]]:
+    """Append what many callers brought; return each one's outcomes, and the types that have new events."""
+    appender = Appender(connection, now_ms)
+    outcomes = [[appender.append(record, max_backlog) for record in records] for records, max_backlog in calls]
+    return outcomes, appender.finish()

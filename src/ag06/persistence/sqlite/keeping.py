@@ -1,0 +1,140 @@
+"""What happens to groups, dead letters and old data inside a transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from ag06.errors import ConfigurationError
+from ag06.persistence.log import StepSpec, dispatch_key
+from ag06.persistence.sqlite.appending import find_type
+
+_SLICE = 2000
+
+
+def register(connection: sqlite3.Connection, workflow: str, steps: Sequence[StepSpec]) -> None:
+    """Make steps known that are not; see the port."""
+    known = dict(connection.execute("SELECT g.name, t.name FROM groups g JOIN types t ON t.id = g.type").fetchall())
+    for spec in steps:
+        listens = known.get(spec.group, spec.type)
+        if listens != spec.type:
+            raise ConfigurationError(
+                f"step {spec.group!r} listens to {spec.type!r}, but the store knows it as a step of {listens!r}; "
+                f"give it another name, or run: ag06 steps remove {spec.group}"
+            )
+    row = connection.execute("SELECT 1 FROM groups WHERE workflow = ? LIMIT 1", (workflow,)).fetchone()
+    new = row is None
+    for spec in steps:
+        if spec.group not in known:
+            _place(connection, workflow, spec, spec.start or ("beginning" if new else "end"))
+
+
+def _place(connection: sqlite3.Connection, workflow: str, spec: StepSpec, start: str | int) -> None:
+    type_id = find_type(connection, spec.type)
+    (appended,) = connection.execute("SELECT appended FROM types WHERE id = ?", (type_id,)).fetchone()
+    if start == "end":
+        (last,) = connection.execute("SELECT max(seq) FROM events").fetchone()
+        first = last or 0
+    else:
+        first = (start << 20) - 1 if isinstance(start, int) else -1
+    (ahead,) = connection.execute(
+        "SELECT count(*) FROM events WHERE stream BETWEEN ? AND ? AND seq > ?", (type_id * 4, type_id * 4 + 3, first)
+    ).fetchone()
+    connection.execute(
+        "INSERT INTO groups (name, workflow, type, read0, read1, read2, read3, base) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (spec.group, workflow, type_id, first, first, first, first, appended - ahead),
+    )
+
+
+def remove(connection: sqlite3.Connection, name: str) -> bool:
+    """Forget a group; its dead letters stay."""
+    row = connection.execute("DELETE FROM groups WHERE name = ? RETURNING id", (name,)).fetchone()
+    if row is None:
+        return False
+    connection.execute("DELETE FROM deliveries WHERE grp = ?", row)
+    connection.execute("DELETE FROM workers WHERE grp = ?", row)
+    return True
+
+
+def retry(connection: sqlite3.Connection, letters: Sequence[tuple[str, str]]) -> int:
+    """Deliver dead letters again, each to its group alone; return how many were found."""
+    count = 0
+    for name, event_id in letters:
+        group = connection.execute("SELECT id FROM groups WHERE name = ?", (name,)).fetchone()
+        letter = connection.execute(
+            "SELECT n, seq, stream, body FROM dead_letters WHERE grp = ? AND id = ?", (name, event_id)
+        ).fetchone()
+        if group is None or letter is None:
+            continue
+        number, seq, stream, body = letter
+        # The retention may have taken the event since: the dead letter kept it.
+        connection.execute(
+            "INSERT OR IGNORE INTO events VALUES (?, ?, ?, NULL, NULL, 1, NULL, ?)", (seq, stream, event_id, body)
+        )
+        rank = dispatch_key(seq >> 20, stream & 3)
+        connection.execute(
+            "INSERT INTO deliveries (grp, seq, state, rank, due) VALUES (?, ?, 1, ?, ?)", (group[0], seq, rank, rank)
+        )
+        connection.execute("UPDATE groups SET settled = settled - 1 WHERE id = ?", group)
+        connection.execute("DELETE FROM dead_letters WHERE n = ?", (number,))
+        count += 1
+    return count
+
+
+def discard(connection: sqlite3.Connection, letters: Sequence[tuple[str, str]]) -> int:
+    """Delete dead letters; return how many were found."""
+    return connection.executemany("DELETE FROM dead_letters WHERE grp = ? AND id = ?", list(letters)).rowcount
+
+
+def forget_identities(connection: sqlite3.Connection, now_ms: int, prefix: int) -> None:
+    """Drop identities whose window ended, of those whose key begins with the byte `prefix`.
+
+    Keys are spread evenly, so each call looks at one part in 256; an index over `expires` would cost every append.
+    """
+    upper = bytes([prefix + 1]) if prefix < 255 else b"\xff" * 17
+    connection.execute(
+        "DELETE FROM identities WHERE key >= ? AND key < ? AND expires <= ?", (bytes([prefix]), upper, now_ms)
+    )
+
+
+def trim(connection: sqlite3.Connection, before_ms: int) -> int:
+    """Delete a slice of the events recorded before `before_ms` that every group settled; return how many."""
+    count = 0
+    (newest,) = connection.execute("SELECT max(seq) FROM events").fetchone()
+    for (type_id,) in connection.execute("SELECT id FROM types").fetchall():
+        for level in range(4):
+            limit = min(before_ms << 20, newest or 0, _first_needed(connection, type_id, level))
+            count += connection.execute(
+                "DELETE FROM events WHERE seq IN "
+                "(SELECT seq FROM events WHERE stream = ? AND seq < ? ORDER BY seq LIMIT ?)",
+                (type_id * 4 + level, limit, _SLICE),
+            ).rowcount
+    return count
+
+
+def _first_needed(connection: sqlite3.Connection, type_id: int, level: int) -> int:
+    """Return the position from which some group has unread or pending events of a stream."""
+    first = 1 << 62
+    for number, *read in connection.execute(
+        "SELECT id, read0, read1, read2, read3 FROM groups WHERE type = ?", (type_id,)
+    ).fetchall():
+        first = min(first, read[level] + 1)
+        (pending,) = connection.execute("SELECT min(seq) FROM deliveries WHERE grp = ?", (number,)).fetchone()
+        first = first if pending is None else min(first, pending)
+    return first
+
+
+def forget_subjects(connection: sqlite3.Connection, after: tuple[int, str]) -> tuple[int, str]:
+    """Drop the chain's end of subjects whose last event was trimmed, in one slice behind `after`; return its end.
+
+    While the event is in the log the chain must stay: a step that is added later may begin with it.
+    """
+    rows = connection.execute(
+        "SELECT type, subject, seq FROM subjects WHERE (type, subject) > (?, ?) ORDER BY type, subject LIMIT ?",
+        (*after, _SLICE),
+    ).fetchall()
+    connection.executemany(
+        "DELETE FROM subjects WHERE type = ?1 AND subject = ?2 AND NOT EXISTS (SELECT 1 FROM events WHERE seq = ?3)",
+        rows,
+    )
+    return (rows[-1][0], rows[-1][1]) if rows else (-1, "")

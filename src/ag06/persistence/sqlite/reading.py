@@ -1,0 +1,136 @@
+"""Reading without writing: pages of events, and how everything stands. Each function is one short read."""
+
+from __future__ import annotations
+
+import heapq
+import sqlite3
+
+import msgspec
+
+from ag06.persistence.log import Failure, GroupInfo, LogStats, Query, Stored, StoredDeadLetter
+
+PAGE = 1000
+"""Events read at once: no snapshot is held between pages, so the write-ahead log can be folded back."""
+
+_decode_failure = msgspec.json.Decoder(Failure).decode
+_BY_POSITION = "SELECT seq, body FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+_BY_STREAM = "SELECT seq, body FROM events WHERE stream = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+_NEWEST = "SELECT seq FROM events WHERE seq > ? AND seq <= ? ORDER BY seq DESC LIMIT 1 OFFSET ?"
+_NEWEST_OF = "SELECT seq FROM events WHERE stream = ? AND seq > ? AND seq <= ? ORDER BY seq DESC LIMIT 1 OFFSET ?"
+
+
+class Span(msgspec.Struct):
+    """What a query still has to read: positions above `after` up to `last`, of some streams or all."""
+
+    after: int
+    last: int
+    streams: list[int] | None
+
+
+def plan(connection: sqlite3.Connection, query: Query) -> Span:
+    """Return what a query reads, bounded by the end of the log as it is now."""
+    (last,) = connection.execute("SELECT max(seq) FROM events").fetchone()
+    last = -1 if last is None else last
+    if query.end_ms is not None:
+        last = min(last, (min(query.end_ms, 1 << 42) << 20) - 1)
+    span = Span(max(query.after, (min(query.start_ms, 1 << 42) << 20) - 1), last, None)
+    if query.types is not None:
+        names = sorted(set(query.types))
+        found = [connection.execute("SELECT id FROM types WHERE name = ?", (name,)).fetchone() for name in names]
+        span.streams = [row[0] * 4 + level for row in found if row is not None for level in range(4)]
+    if query.newest is not None:
+        span.after = max(span.after, _before_newest(connection, span, query.newest))
+    return span
+
+
+def _before_newest(connection: sqlite3.Connection, span: Span, count: int) -> int:
+    """Return a position behind which lie `count` events or a few more."""
+    if count <= 0:
+        return span.last
+    if span.streams is None:
+        row = connection.execute(_NEWEST, (span.after, span.last, count)).fetchone()
+        return -1 if row is None else int(row[0])
+    starts: list[int] = []
+    for stream in span.streams:
+        row = connection.execute(_NEWEST_OF, (stream, span.after, span.last, count)).fetchone()
+        starts.append(-1 if row is None else int(row[0]))
+    return max(starts, default=-1)
+
+
+def page(connection: sqlite3.Connection, span: Span) -> list[Stored]:
+    """Return the next events of a span, and move it on."""
+    if span.streams is None:
+        rows = connection.execute(_BY_POSITION, (span.after, span.last, PAGE)).fetchall()
+    else:
+        found = [
+            connection.execute(_BY_STREAM, (stream, span.after, span.last, PAGE)).fetchall() for stream in span.streams
+        ]
+        rows = list(heapq.merge(*found))[:PAGE]
+    if rows:
+        span.after = rows[-1][0]
+    return [Stored(seq, seq >> 20, body) for seq, body in rows]
+
+
+def groups(connection: sqlite3.Connection) -> list[GroupInfo]:
+    """Return how each group stands."""
+    return [
+        GroupInfo(
+            group=name,
+            type=event_type,
+            backlog=backlog,
+            in_flight=_one(connection, "SELECT count(*) FROM deliveries WHERE grp = ?", number),
+            dead_letters=_one(connection, "SELECT count(*) FROM dead_letters WHERE grp = ?", name),
+            oldest_ms=_oldest_ms(connection, number, type_id, read) if backlog else None,
+        )
+        for number, name, type_id, event_type, backlog, *read in connection.execute(
+            "SELECT g.id, g.name, g.type, t.name, t.appended - g.base - g.settled, read0, read1, read2, read3 "
+            "FROM groups g JOIN types t ON t.id = g.type ORDER BY g.name"
+        ).fetchall()
+    ]
+
+
+def _oldest_ms(connection: sqlite3.Connection, group: int, type_id: int, read: list[int]) -> int | None:
+    found = [connection.execute("SELECT min(seq) FROM deliveries WHERE grp = ?", (group,)).fetchone()[0]]
+    for level in range(4):
+        row = connection.execute(
+            "SELECT min(seq) FROM events WHERE stream = ? AND seq > ?", (type_id * 4 + level, read[level])
+        ).fetchone()
+        found.append(row[0])
+    seen = [seq for seq in found if seq is not None]
+    return min(seen) >> 20 if seen else None
+
+
+def pending(connection: sqlite3.Connection, names: list[str]) -> int:
+    """Return what these groups have not settled, and what is scheduled."""
+    total = _one(connection, "SELECT count(*) FROM scheduled")
+    for name in names:
+        row = connection.execute(
+            "SELECT t.appended - g.base - g.settled FROM groups g JOIN types t ON t.id = g.type WHERE g.name = ?",
+            (name,),
+        ).fetchone()
+        total += 0 if row is None else row[0]
+    return total
+
+
+def stats(connection: sqlite3.Connection) -> LogStats:
+    """Return how the log stands."""
+    return LogStats(
+        events=_one(connection, "SELECT count(*) FROM events"),
+        duplicates=_one(connection, "SELECT value FROM counters WHERE name = 'duplicates'"),
+        scheduled=_one(connection, "SELECT count(*) FROM scheduled"),
+        dead_letters=_one(connection, "SELECT count(*) FROM dead_letters"),
+        groups=tuple(groups(connection)),
+    )
+
+
+def dead_letters(connection: sqlite3.Connection, group: str | None, limit: int) -> list[StoredDeadLetter]:
+    """Return dead letters, oldest first."""
+    rows = connection.execute(
+        "SELECT grp, id, seq, body, failure FROM dead_letters WHERE ?1 IS NULL OR grp = ?1 ORDER BY n LIMIT ?2",
+        (group, limit),
+    ).fetchall()
+    return [StoredDeadLetter(grp, id_, seq >> 20, body, _decode_failure(why)) for grp, id_, seq, body, why in rows]
+
+
+def _one(connection: sqlite3.Connection, statement: str, *parameters: object) -> int:
+    return int(connection.execute(statement, parameters).fetchone()[0])

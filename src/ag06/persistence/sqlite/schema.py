@@ -1,0 +1,137 @@
+"""The tables of a log in SQLite, and how a connection to them is opened."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from ag06.errors import ConfigurationError, StoreUnavailable
+
+VERSION = 1
+"""Kept in `user_version`; a file of a newer version is refused."""
+
+# seq: the position in the log, milliseconds << 20 | n. stream: type id * 4 + level. prev, prev_level: the event
+# before it of the same type and subject. state of a delivery: see `deliveries.py`; leased ones are in no index but the
+# primary key, because every event passes through that state.
+SCHEMA = """
+CREATE TABLE types (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, appended INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE TABLE events (
+  seq INTEGER PRIMARY KEY, stream INTEGER NOT NULL, id TEXT NOT NULL UNIQUE,
+  prev INTEGER, prev_level INTEGER, ordered INTEGER NOT NULL, content BLOB, body BLOB NOT NULL) STRICT;
+CREATE INDEX events_by_stream ON events (stream, seq);
+CREATE TABLE identities (key BLOB PRIMARY KEY, id TEXT NOT NULL, expires INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE subjects (
+  type INTEGER NOT NULL, subject TEXT NOT NULL, seq INTEGER NOT NULL, level INTEGER NOT NULL,
+  PRIMARY KEY (type, subject)) STRICT, WITHOUT ROWID;
+CREATE TABLE groups (
+  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, workflow TEXT NOT NULL, type INTEGER NOT NULL,
+  read0 INTEGER NOT NULL, read1 INTEGER NOT NULL, read2 INTEGER NOT NULL, read3 INTEGER NOT NULL,
+  base INTEGER NOT NULL, settled INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE TABLE workers (
+  id INTEGER PRIMARY KEY, grp INTEGER NOT NULL, name TEXT NOT NULL, expires INTEGER NOT NULL,
+  UNIQUE (grp, name)) STRICT;
+CREATE TABLE deliveries (
+  grp INTEGER NOT NULL, seq INTEGER NOT NULL, state INTEGER NOT NULL, rank INTEGER NOT NULL, due INTEGER,
+  worker INTEGER, attempts INTEGER NOT NULL DEFAULT 0, first_failed INTEGER NOT NULL DEFAULT 0,
+  deaths INTEGER NOT NULL DEFAULT 0, suspect INTEGER NOT NULL DEFAULT 0, started INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (grp, seq)) STRICT, WITHOUT ROWID;
+CREATE INDEX deliveries_waiting ON deliveries (grp, state, due) WHERE state > 0;
+CREATE TABLE dead_letters (
+  n INTEGER PRIMARY KEY AUTOINCREMENT, grp TEXT NOT NULL, id TEXT NOT NULL, seq INTEGER NOT NULL,
+  stream INTEGER NOT NULL, body BLOB NOT NULL, failure BLOB NOT NULL, UNIQUE (grp, id)) STRICT;
+CREATE TABLE scheduled (
+  n INTEGER PRIMARY KEY AUTOINCREMENT, due INTEGER NOT NULL, id TEXT NOT NULL UNIQUE, content BLOB,
+  record BLOB NOT NULL) STRICT;
+CREATE INDEX scheduled_by_due ON scheduled (due);
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO counters VALUES ('duplicates', 0);
+"""
+
+_REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs", "ceph", "fuse.glusterfs"})
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """Return a connection in autocommit mode that never waits for a lock by itself."""
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256)
+    try:
+        connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute("PRAGMA cache_size = -16384")  # 16 MiB
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+        connection.execute("PRAGMA temp_store = MEMORY")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def prepare(path: str, timeout: float) -> None:
+    """Make the file and its tables if they are missing; refuse what is not a log of ours.
+
+    Waits up to `timeout` seconds for another process that does the same.
+    """
+    _make_file(Path(path))
+    filesystem = _filesystem(path)
+    if filesystem in _REMOTE:
+        raise ConfigurationError(
+            f"store {path}: is on a network filesystem ({filesystem}), where SQLite's locks do not hold; "
+            "use a local disk, or redis://"
+        )
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = connect(path)
+        connection.execute(f"PRAGMA busy_timeout = {int(timeout * 1000)}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        _create(connection, path)
+        connection.execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        raise StoreUnavailable(f"store {path}: {error}; check permissions, space and who holds it") from error
+    except sqlite3.DatabaseError as error:
+        raise ConfigurationError(
+            f"store {path}: not a usable SQLite file ({error}); move it away or restore it"
+        ) from error
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+def _create(connection: sqlite3.Connection, path: str) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == VERSION:
+        return
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if version > VERSION:
+        raise ConfigurationError(f"store {path}: written by a newer release (schema {version}); upgrade ag06")
+    if tables:
+        raise ConfigurationError(f"store {path}: is an SQLite file, but not an event log; choose another path")
+    for statement in SCHEMA.split(";"):
+        if statement.strip():
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _make_file(path: Path) -> None:
+    """Create the file for its owner alone: events may hold what others must not read."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise ConfigurationError(f"store {path}: cannot be opened for writing ({error.strerror})") from error
+
+
+def _filesystem(path: str) -> str:
+    """Return the type of the filesystem that `path` is on, or an empty string where the system does not say."""
+    real = os.path.realpath(path)
+    best, kind = "", ""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        fields, _, rest = line.partition(" - ")
+        mount = fields.split()[4].replace("\\040", " ")
+        inside = real == mount or real.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, rest.split()[0]
+    return kind
