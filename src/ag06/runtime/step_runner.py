@@ -292,7 +292,9 @@ class StepRunner:
             )
         elif isinstance(settlement, Bury):
             failure = settlement.failure
-            _logger.error(
+            _logger.log(
+                # A rejection is the step's own decision; anything else is for somebody to look at.
+                logging.WARNING if failure.reason == "rejected" else logging.ERROR,
                 "step %s: dead letter (%s) after %d attempts: %s: %s",
                 self.step.group,
                 failure.reason,

@@ -1,0 +1,98 @@
+"""`ag06 run`: run a workflow's steps, in this process or in several."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ag06.runtime.supervisor import Supervisor
+    from ag06.runtime.workflow import Workflow
+
+
+def command(
+    target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Where the workflow is, such as shop.flow:app.")],
+    workers: Annotated[int, typer.Option(help="Worker processes; one that dies is started again.")] = 1,
+    reload: Annotated[bool, typer.Option("--reload", help="Restart when Python files below here change.")] = False,
+    store: Annotated[str | None, typer.Option(help="Store URL, instead of the workflow's own.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Run the steps of a workflow until SIGTERM or Ctrl-C.
+
+    Example: ag06 run shop.flow:app --workers 4
+    """
+    from ag06.runtime.loading import load_workflow
+    from ag06.settings import resolve
+
+    level = resolve("log_level", log_level).value.upper()
+    known = logging.getLevelNamesMapping()
+    if level not in known:
+        raise typer.BadParameter(f"{level.lower()!r}; use debug, info, warning or error", param_hint="--log-level")
+    logging.basicConfig(level=known[level], format="%(asctime)s %(levelname)s %(name)s %(process)d %(message)s")
+    workflow = load_workflow(target)
+    if store is not None:
+        workflow.use_store(store)
+    if reload:
+        asyncio.run(_reloading(target, workers, store, workflow))
+    elif workers > 1:
+        raise typer.Exit(asyncio.run(_supervised(target, workers, store, workflow)))
+    else:
+        asyncio.run(_serve(workflow))
+
+
+async def _serve(workflow: Workflow) -> None:
+    """Run the steps here; end when the supervisor that started this process is gone."""
+    supervisor = os.environ.get("AG06_SUPERVISOR")
+    watching = asyncio.create_task(_watch_parent(int(supervisor))) if supervisor else None
+    try:
+        await workflow.serve()
+    finally:
+        if watching is not None:
+            watching.cancel()
+
+
+async def _watch_parent(pid: int) -> None:
+    while os.getppid() == pid:  # noqa: ASYNC110 - the kernel offers no event for this that Python can await
+        await asyncio.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _supervisor(target: str, workers: int, store: str | None, workflow: Workflow) -> Supervisor:
+    from ag06.runtime.supervisor import Supervisor
+
+    return Supervisor(target, workers, workflow.events, store=store, grace=workflow.grace)
+
+
+async def _supervised(target: str, workers: int, store: str | None, workflow: Workflow) -> int:
+    supervisor = _supervisor(target, workers, store, workflow)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.stop)
+    return await supervisor.run()
+
+
+async def _reloading(target: str, workers: int, store: str | None, workflow: Workflow) -> None:
+    """Run workers; when a file changes, stop them gracefully and start them with the new code."""
+    from watchfiles import PythonFilter, awatch
+
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    changes = awatch(Path.cwd(), watch_filter=PythonFilter(), stop_event=stopped, raise_interrupt=False)
+    while not stopped.is_set():
+        supervisor = _supervisor(target, workers, store, workflow)
+        running = asyncio.create_task(supervisor.run())
+        try:
+            files = await anext(changes)
+            logging.getLogger("ag06").info("%s changed, restarting", ", ".join(sorted(path for _, path in files)))
+        except StopAsyncIteration:
+            stopped.set()
+        supervisor.stop()
+        await running

@@ -1,0 +1,60 @@
+"""Finds the workflow that `MODULE:APP` names."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from pathlib import Path
+
+from ag06.errors import ConfigurationError
+from ag06.runtime.workflow import Workflow
+
+
+def load_workflow(target: str) -> Workflow:
+    """Import `module:name` from the working directory or the environment, and return the `Workflow` it names.
+
+    `module` alone is enough where the module holds one workflow. Raises `ConfigurationError` that says what is wrong,
+    with the place in the user's code where an import fails.
+    """
+    module_name, _, attribute = target.partition(":")
+    if not module_name or module_name.endswith(".py") or "/" in module_name:
+        raise ConfigurationError(f"{target!r} is not MODULE:APP, such as shop.workflow:app (no path, no .py)")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and module_name.startswith(error.name):
+            raise ConfigurationError(f"no module {module_name!r} in {here} or in the environment") from None
+        raise ConfigurationError(f"{module_name} imports {error.name!r}, which is not installed") from error
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigurationError(
+            f"importing {module_name} failed at {where.filename}:{where.lineno}: {type(error).__name__}: {error}"
+        ) from error
+    if not attribute:
+        return _only_workflow(module_name, vars(module))
+    found: object = module
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, Workflow):
+        what = "has no such name" if found is None else f"is a {type(found).__name__}, not a Workflow"
+        raise ConfigurationError(
+            f"{target!r}: {attribute} {what}; known: {_names(vars(module)) or 'no workflow at all'}"
+        )
+    return found
+
+
+def _only_workflow(module_name: str, names: dict[str, object]) -> Workflow:
+    found = {id(value): value for value in names.values() if isinstance(value, Workflow)}
+    if len(found) != 1:
+        raise ConfigurationError(
+            f"{module_name} holds {len(found)} workflows ({_names(names)}); say which one: {module_name}:NAME"
+        )
+    return next(iter(found.values()))
+
+
+def _names(names: dict[str, object]) -> str:
+    return ", ".join(name for name, value in names.items() if isinstance(value, Workflow))

@@ -1,0 +1,168 @@
+"""Keeps worker processes alive: starts them, restarts those that die, hands out at once what a dead one held."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+from ag06.errors import ConfigurationError, StoreError
+from ag06.persistence.event_store import EventStore
+
+_logger = logging.getLogger("ag06.runtime")
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 10.0
+_HEALTHY_SECONDS = 30.0
+_SETTLE_SECONDS = 5.0
+
+USER_MISTAKE = 2
+"""Exit code of a worker that cannot work as it is configured; it is not started again."""
+
+
+class WorkerProcess:
+    """One worker process, through all its restarts. `taken_over` counts deliveries that its deaths left behind."""
+
+    def __init__(self, index: int) -> None:
+        """Number `index` of its supervisor."""
+        self.index = index
+        self.deaths = 0
+        self.taken_over = 0
+        self.process: asyncio.subprocess.Process | None = None
+        self.name = ""
+
+    def fresh_name(self) -> str:
+        """Return a name that no worker had before: what the last one held must not look like the next one's."""
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{self.index}-{self.deaths}-{os.urandom(3).hex()}"
+        return self.name
+
+
+class Supervisor:
+    """Runs `workers` processes of `ag06 run TARGET` until stopped."""
+
+    def __init__(
+        self,
+        target: str,
+        workers: int,
+        events: EventStore,
+        *,
+        store: str | None = None,
+        grace: float = 20.0,
+        on_death: Callable[[WorkerProcess, int], None] | None = None,
+    ) -> None:
+        """`target` is `MODULE:APP`, `events` the store it runs on, `store` what to pass to workers as `--store`.
+
+        `grace` in seconds is the workers' own.
+
+        `on_death(worker, exit_code)` is told of each worker that ended unasked, after its deliveries were handed out.
+        """
+        if not 1 <= workers <= 256:
+            raise ConfigurationError(f"--workers {workers}: 1 to 256")
+        self._target = target
+        self._store_url = store
+        self._events = events
+        self._grace = grace
+        self._on_death = on_death
+        self._stopping = asyncio.Event()
+        self.workers = [WorkerProcess(index) for index in range(workers)]
+
+    def stop(self) -> None:
+        """Ask every worker to shut down gracefully; `run` returns when they have."""
+        self._stopping.set()
+        for worker in self.workers:
+            self._signal(worker, signal.SIGTERM)
+
+    async def run(self) -> int:
+        """Run until `stop`; return 0, or the exit code of a worker that cannot work."""
+        keepers = [asyncio.create_task(self._keep(worker), name=f"worker {worker.index}") for worker in self.workers]
+        try:
+            codes = await asyncio.gather(*keepers)
+        finally:
+            self.stop()
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
+            await asyncio.gather(*(self._end(worker) for worker in self.workers))
+            await self._events.close()
+        return max(codes)
+
+    async def _keep(self, worker: WorkerProcess) -> int:
+        """Start a worker again whenever it dies, later each time; return its last exit code."""
+        loop = asyncio.get_running_loop()
+        pause = _FIRST_PAUSE
+        while not self._stopping.is_set():
+            started = loop.time()
+            await self._start(worker)
+            code = await self._wait(worker)
+            if self._stopping.is_set():
+                break
+            worker.deaths += 1
+            lived = loop.time() - started
+            count = await self._hand_out(worker)
+            _logger.warning(
+                "worker %d (%s) ended with %d after %.1f s; %d deliveries handed out again",
+                worker.index,
+                worker.name,
+                code,
+                lived,
+                count,
+            )
+            if self._on_death is not None:
+                self._on_death(worker, code)
+            if code == USER_MISTAKE:
+                self.stop()
+                return code
+            pause = _FIRST_PAUSE if lived > _HEALTHY_SECONDS else min(pause * 2, _LONGEST_PAUSE)
+            try:
+                await asyncio.wait_for(self._stopping.wait(), pause)
+            except TimeoutError:
+                continue
+        return 0
+
+    async def _start(self, worker: WorkerProcess) -> None:
+        command = [sys.executable, "-m", "ag06", "run", self._target]
+        if self._store_url is not None:
+            command += ["--store", self._store_url]
+        environment = os.environ | {"AG06_WORKER": worker.fresh_name(), "AG06_SUPERVISOR": str(os.getpid())}
+        worker.process = await asyncio.create_subprocess_exec(*command, env=environment)
+
+    async def _wait(self, worker: WorkerProcess) -> int:
+        process = worker.process
+        if process is None:
+            return 0
+        return await process.wait()
+
+    async def _hand_out(self, worker: WorkerProcess) -> int:
+        """Hand out at once what a dead worker held, instead of after the visibility timeout."""
+        try:
+            log = await self._events.log()
+            count = await log.release_worker(worker.name)
+        except StoreError as error:
+            _logger.warning("worker %s: its deliveries are taken over later, by timeout: %s", worker.name, error)
+            return 0
+        worker.taken_over += count
+        return count
+
+    async def _end(self, worker: WorkerProcess) -> None:
+        """See that a worker is gone, by force if it outlasts its grace time."""
+        process = worker.process
+        if process is None or process.returncode is not None:
+            return
+        try:
+            await asyncio.wait_for(process.wait(), self._grace + _SETTLE_SECONDS)
+        except TimeoutError:
+            _logger.warning("worker %s outlasted its grace time and is killed", worker.name)
+            self._signal(worker, signal.SIGKILL)
+            await process.wait()
+            await self._hand_out(worker)
+
+    def _signal(self, worker: WorkerProcess, number: signal.Signals) -> None:
+        process = worker.process
+        if process is not None and process.returncode is None:
+            try:
+                process.send_signal(number)
+            except ProcessLookupError:
+                _logger.debug("worker %s had ended already", worker.name)
