@@ -1,0 +1,58 @@
+-- The clock of the log. Every position is a stream id `ms-n`, the same series over all streams, never decreasing even
+-- when the server's clock is set back. KEYS[1] is the prefix of every key; all of them lie in one hash slot.
+local P = KEYS[1]
+local TIME = redis.call('TIME')
+local now = TIME[1] * 1000 + math.floor(TIME[2] / 1000)
+local LARGEST_N = 1048575
+
+local clock_ms, clock_n
+local clock_moved = false
+
+local function split_id(id)
+  local ms, n = string.match(id, '^(%d+)%-(%d+)')
+  return tonumber(ms), tonumber(n)
+end
+
+local function read_clock()
+  if not clock_ms then
+    clock_ms, clock_n = split_id(redis.call('GET', P .. 'clock') or '0-0')
+  end
+end
+
+local function next_id()
+  read_clock()
+  clock_moved = true
+  if now > clock_ms then
+    clock_ms, clock_n = now, 0
+  elseif clock_n >= LARGEST_N then
+    clock_ms, clock_n = clock_ms + 1, 0
+  else
+    clock_n = clock_n + 1
+  end
+  return clock_ms .. '-' .. clock_n
+end
+
+local function keep_clock()
+  if clock_moved then
+    redis.call('SET', P .. 'clock', clock_ms .. '-' .. clock_n)
+  end
+end
+
+local function id_before(id)
+  local ms, n = split_id(id)
+  if n > 0 then
+    return ms .. '-' .. (n - 1)
+  end
+  return (ms - 1) .. '-18446744073709551615'
+end
+
+local function id_after(id)
+  local ms, n = split_id(id)
+  return ms .. '-' .. (n + 1)
+end
+
+local function is_before(a, b)
+  local a_ms, a_n = split_id(a)
+  local b_ms, b_n = split_id(b)
+  return a_ms < b_ms or (a_ms == b_ms and a_n < b_n)
+end

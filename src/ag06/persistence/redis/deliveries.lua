@@ -1,0 +1,193 @@
+-- What a group knows about its deliveries. A delivery is named by a token, `level:id` of its entry, or `x:id:rank` for
+-- a dead letter that is tried again, whose entry lies in a stream of the group's own. ARGV: group, type, ...
+--
+-- Every delivery that was read and not settled is in the pending list of its stream: under its worker, or under NOBODY
+-- while it waits. What waits is in exactly one of: `ready` (by rank), `later` (by due time), `blocked` (behind a token).
+local group, event_type = ARGV[1], ARGV[2]
+local NOBODY = '~'
+local AGEING_MS = 10000
+local READY, LATER, BLOCKED = P .. 'ready:' .. group, P .. 'later:' .. group, P .. 'blocked:' .. group
+local NOTES, AGAIN, LEASES = P .. 'notes:' .. group, P .. 'again:' .. group, P .. 'leases:' .. group
+local WAKE = P .. 'wake:' .. group
+
+local woken = 0
+local again_count
+
+local function parse(token)
+  local level, id = string.match(token, '^(.):(%d+%-%d+)')
+  if level == 'x' then
+    return P .. 'x:' .. group, id, level
+  end
+  return stream(event_type, level), id, level
+end
+
+-- The dispatch key of the port, lowest first.
+local function rank(token)
+  local own = string.match(token, '^x:[^:]+:(%-?%d+)$')
+  if own then
+    return tonumber(own)
+  end
+  local level, ms = string.match(token, '^(%d):(%d+)')
+  return ms - level * AGEING_MS
+end
+
+-- Whose it is and for how many ms nobody has asked for it; nothing if it is not pending.
+local function holder(token)
+  local key, id = parse(token)
+  local entry = redis.call('XPENDING', key, group, id, id, 1)[1]
+  if entry then
+    return entry[2], entry[3]
+  end
+end
+
+-- A note is kept only for what is out of the ordinary: attempts, first failure in ms, deaths, suspect, started.
+local function read_note(token)
+  local text = redis.call('HGET', NOTES, token)
+  local note = { 0, 0, 0, 0, 0 }
+  if text then
+    local i = 0
+    for number in string.gmatch(text, '%d+') do
+      i = i + 1
+      note[i] = tonumber(number)
+    end
+  end
+  return note
+end
+
+local function write_note(token, note)
+  redis.call('HSET', NOTES, token, string.format('%.0f %.0f %.0f %.0f %.0f', unpack(note)))
+end
+
+local function blame_worker(token)
+  local note = read_note(token)
+  if note[5] == 1 then
+    note[3] = note[3] + 1
+  end
+  note[4], note[5] = 1, 0
+  write_note(token, note)
+  return note
+end
+
+local function take_from_all(token)
+  local key, id = parse(token)
+  redis.call('XCLAIM', key, group, NOBODY, 0, id, 'JUSTID')
+end
+
+local function make_ready(token)
+  redis.call('ZADD', READY, rank(token), token)
+  woken = woken + 1
+end
+
+local function wake()
+  for _ = 1, math.min(woken, 8) do
+    redis.call('XADD', WAKE, 'MAXLEN', '8', '*', 'w', '1')
+  end
+end
+
+local function unblock(token)
+  local followers = redis.call('HGET', BLOCKED, token)
+  if followers then
+    redis.call('HDEL', BLOCKED, token)
+    for follower in string.gmatch(followers, '%S+') do
+      make_ready(follower)
+    end
+  end
+end
+
+local function block(token, behind)
+  take_from_all(token)
+  local others = redis.call('HGET', BLOCKED, behind)
+  redis.call('HSET', BLOCKED, behind, others and (others .. ' ' .. token) or token)
+end
+
+local cursors = {}
+
+-- Up to where the group has read a stream.
+local function cursor(key)
+  if not cursors[key] then
+    cursors[key] = '0-0'
+    for _, info in ipairs(redis.call('XINFO', 'GROUPS', key)) do
+      local fields = {}
+      for i = 1, #info, 2 do
+        fields[info[i]] = info[i + 1]
+      end
+      if fields['name'] == group then
+        cursors[key] = fields['last-delivered-id']
+      end
+    end
+  end
+  return cursors[key]
+end
+
+-- Whether the group is done with an earlier event. `level`: where the one behind it was read.
+local function is_settled(token, level)
+  if holder(token) then
+    return false
+  end
+  local key, id, own = parse(token)
+  if own == level or own == 'x' or not is_before(cursor(key), id) then
+    return true
+  end
+  -- Not read yet, unless it was trimmed: then it never will be.
+  return #redis.call('XRANGE', key, id, id) == 0
+end
+
+-- The token that a delivery with a subject must wait for, if any.
+local function blocker(token, previous)
+  local key, id, level = parse(token)
+  if previous ~= '' and not is_settled(previous, level) then
+    return previous
+  end
+  again_count = again_count or redis.call('HLEN', AGAIN)
+  if again_count > 0 and level ~= 'x' then
+    local entry = redis.call('XRANGE', key, id, id)[1]
+    local tried = entry and redis.call('HGET', AGAIN, cjson.decode(entry[2][2]).subject)
+    if tried and is_before(string.match(tried, '^x:([^:]+)'), id) and holder(tried) then
+      return tried
+    end
+  end
+end
+
+-- A dead letter that was tried again is settled: later events of its subject need not wait for it any more.
+local function forget_try(token)
+  local key, id = parse(token)
+  local entry = redis.call('XRANGE', key, id, id)[1]
+  if entry then
+    local subject = entry[2][12]
+    if redis.call('HGET', AGAIN, subject) == token then
+      redis.call('HDEL', AGAIN, subject)
+    end
+    redis.call('XDEL', key, id)
+  end
+end
+
+-- Hand back what a worker holds: gently, or, if the worker is dead, with suspicion.
+local function hand_back(token, dead)
+  if dead then
+    blame_worker(token)
+  else
+    local note = read_note(token)
+    if note[5] == 1 then
+      note[5] = 0
+      write_note(token, note)
+    end
+  end
+  take_from_all(token)
+  make_ready(token)
+end
+
+-- The tokens that a worker holds, at most `limit` of each stream.
+local function tokens_of(worker, limit, min_idle)
+  local tokens = {}
+  for _, level in ipairs({ '0', '1', '2', '3', 'x' }) do
+    local key = level == 'x' and P .. 'x:' .. group or stream(event_type, level)
+    for _, entry in ipairs(redis.call('XPENDING', key, group, 'IDLE', min_idle, '-', '+', limit, worker)) do
+      local token = level .. ':' .. entry[1]
+      if level == 'x' then
+        token = token .. ':' .. redis.call('XRANGE', key, entry[1], entry[1])[1][2][6]
+      end
+      tokens[#tokens + 1] = token
+    end
+  end
+  return tokens
+end

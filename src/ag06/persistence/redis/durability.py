@@ -1,0 +1,85 @@
+"""How durable an append is: the command that waits for it, and what the server's settings mean in plain words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown
+from ag06.persistence.log import Durability
+from ag06.persistence.redis.wire import Command, Wire
+
+
+async def waiting_command(wire: Wire, level: Durability) -> Command | None:
+    """Return the command to send behind a write at this level; `None`: the server's word is enough.
+
+    Raises `ConfigurationError` if the server cannot give this level.
+    """
+    if level == "server":
+        return None
+    millis = max(1, int(wire.timeout * 900))
+    shown = wire.address.shown
+    if level == "fsync":
+        (reply,) = await wire.request([("WAITAOF", 1, 0, 1)])
+        if isinstance(reply, Exception):
+            raise ConfigurationError(
+                f"{shown} cannot give durability='fsync': it needs Redis 7.2 or Valkey with appendonly yes ({reply})"
+            )
+        return ("WAITAOF", 1, 0, millis)
+    both, plain = await wire.request([("WAITAOF", 1, 1, 1000), ("WAIT", 1, 1000)])
+    if not isinstance(both, Exception) and both[1] >= 1:
+        return ("WAITAOF", 1, 1, millis)
+    if isinstance(plain, Exception) or plain < 1:
+        raise ConfigurationError(f"{shown} cannot give durability='replicated': no replica answers")
+    return ("WAIT", 1, millis)
+
+
+def check_waited(command: Command, reply: Any, shown: str) -> None:
+    """Raise `OutcomeUnknown` unless `reply` says that the level was reached in time."""
+    if isinstance(reply, Exception):
+        raise OutcomeUnknown(f"{shown} stored the write, but could not make it durable: {reply}")
+    reached = reply if isinstance(reply, list) else [reply]
+    wanted = command[1 : 1 + len(reached)]
+    if any(got < least for got, least in zip(reached, wanted, strict=True)):
+        raise OutcomeUnknown(f"{shown} stored the write, but did not say in time that it is durable ({command[0]})")
+
+
+async def report(wire: Wire) -> list[str]:
+    """Return sentences about what a crash of the server can lose, and what else its settings put at risk."""
+    try:
+        settings, replication = await _settings(wire)
+    except AG06Error as error:
+        return [f"the server does not tell its settings, so what a crash can lose is unknown ({error})"]
+    words = [_of_disk(settings)]
+    policy = settings.get("maxmemory-policy", "noeviction")
+    if policy != "noeviction" and settings.get("maxmemory", "0") != "0":
+        words.append(f"maxmemory-policy {policy}: a full server throws events away; set it to noeviction")
+    replicas = replication.get("connected_slaves", "0")
+    if replication.get("role") == "slave":
+        words.append("this server is a replica: it refuses to write")
+    elif replicas == "0":
+        words.append("no replica: if the machine is lost, so is the log")
+    else:
+        words.append(f"{replicas} replica(s); a fail-over can lose the last moments unless durability='replicated'")
+    return words
+
+
+def _of_disk(settings: dict[str, str]) -> str:
+    if settings.get("appendonly") == "yes":
+        match settings.get("appendfsync"):
+            case "always":
+                return "every write is on disk before its reply (appendfsync always)"
+            case "no":
+                return "a crash of the machine can lose what the system had not written (appendfsync no)"
+            case _:
+                return "a crash of the machine can lose the last second (appendfsync everysec)"
+    if settings.get("save"):
+        return f"a crash of the server can lose minutes (appendonly no; snapshots: save {settings['save']})"
+    return "a crash or restart of the server loses the whole log (appendonly no, no snapshots)"
+
+
+async def _settings(wire: Wire) -> tuple[dict[str, str], dict[str, str]]:
+    names = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
+    *pairs, info = await wire.ask(*[("CONFIG", "GET", name) for name in names], ("INFO", "replication"))
+    settings = {pair[0].decode(): pair[1].decode() for pair in pairs if pair}
+    lines = (line.partition(":") for line in info.decode().splitlines())
+    return settings, {key: value for key, _, value in lines}

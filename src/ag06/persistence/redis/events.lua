@@ -1,0 +1,136 @@
+-- How an event enters the log. A record is an array:
+-- type, level, subject, body, id, identity, window in ms, content, due in ms, max_backlog.
+local STORED, DUPLICATE, REPEATED, CLASH, FULL = 0, 1, 2, 3, 4
+local CHOSEN_ID_MS = '604800000' -- how long an id that its publisher chose is remembered
+local OUTPUT_ID_MS = '3600000' -- a step's output is stored with its acknowledgement, so a short memory is enough
+local LEVELS = { '0', '1', '2', '3' }
+
+local streams = {}
+local added = {}
+local duplicates = 0
+
+local function stream(event_type, level)
+  local name = event_type .. ':' .. level
+  local key = streams[name]
+  if not key then
+    key = P .. 's:' .. name
+    streams[name] = key
+  end
+  return key
+end
+
+local function add(event_type, level, subject, body)
+  local id = next_id()
+  local key = stream(event_type, level)
+  if subject then
+    -- `p` names the event before this one of the same subject, so that a step can keep their order.
+    local tails = P .. 'tails:' .. event_type
+    local previous = redis.call('HGET', tails, subject) or ''
+    redis.call('HSET', tails, subject, level .. ':' .. id)
+    redis.call('XADD', key, id, 'b', body, 'p', previous)
+  else
+    redis.call('XADD', key, id, 'b', body)
+  end
+  added[event_type] = (added[event_type] or 0) + 1
+end
+
+local function is_full(event_type, max_backlog)
+  local slowest
+  for _, done in ipairs(redis.call('HVALS', P .. 'done:' .. event_type)) do
+    done = tonumber(done)
+    if not slowest or done < slowest then
+      slowest = done
+    end
+  end
+  if not slowest then
+    return false
+  end
+  local total = tonumber(redis.call('HGET', P .. 'added', event_type) or '0') + (added[event_type] or 0)
+  return total - slowest >= max_backlog
+end
+
+local function wake_one(event_type)
+  local group = redis.call('HKEYS', P .. 'done:' .. event_type)[1]
+  if group then
+    redis.call('XADD', P .. 'wake:' .. group, 'MAXLEN', '8', '*', 'w', '1')
+  end
+end
+
+local function schedule(event_type, level, subject, body, due)
+  local member = string.format('%016.0f', redis.call('INCR', P .. 'scheduled:n'))
+  redis.call('ZADD', P .. 'scheduled', due, member)
+  redis.call('HSET', P .. 'scheduled:events', member, cmsgpack.pack({ event_type, level, subject or false, body }))
+  redis.call('HSETNX', P .. 'added', event_type, '0')
+  if due - now < 1500 then
+    wake_one(event_type) -- whoever waits there waits for less long now
+  end
+end
+
+local function admit(record)
+  local id, identity, content = record[5], record[6], record[8]
+  local id_key
+  if content or not identity then
+    id_key = P .. 'i:' .. id
+    local known = redis.call('GET', id_key)
+    if known then
+      if content and known ~= '' and known ~= content then
+        return CLASH
+      end
+      return REPEATED
+    end
+  end
+  local identity_key
+  if identity and record[7] > 0 then
+    identity_key = P .. 'd:' .. identity
+    if not redis.call('SET', identity_key, id, 'NX', 'PX', record[7]) then
+      if redis.call('GET', identity_key) == id then
+        return REPEATED
+      end
+      duplicates = duplicates + 1
+      return DUPLICATE
+    end
+  end
+  if record[10] > 0 and is_full(record[1], record[10]) then
+    if identity_key then
+      redis.call('DEL', identity_key)
+    end
+    return FULL
+  end
+  if id_key then
+    redis.call('SET', id_key, content or '', 'PX', content and CHOSEN_ID_MS or OUTPUT_ID_MS)
+  end
+  if record[9] > now then
+    schedule(record[1], record[2], record[3], record[4], record[9])
+  else
+    add(record[1], record[2], record[3], record[4])
+  end
+  return STORED
+end
+
+-- Append what was due by now, at most `limit` events; return the ms until the next one is due, or nothing.
+local function promote(limit)
+  local due = redis.call('ZRANGE', P .. 'scheduled', 0, limit, 'WITHSCORES')
+  for i = 1, #due, 2 do
+    local wait = tonumber(due[i + 1]) - now
+    if wait > 0 or i > 2 * limit then
+      return math.max(wait, 0)
+    end
+    local packed = redis.call('HGET', P .. 'scheduled:events', due[i])
+    if packed then
+      local event = cmsgpack.unpack(packed)
+      add(event[1], event[2], event[3] or nil, event[4])
+    end
+    redis.call('ZREM', P .. 'scheduled', due[i])
+    redis.call('HDEL', P .. 'scheduled:events', due[i])
+  end
+end
+
+local function keep_counts()
+  for event_type, count in pairs(added) do
+    redis.call('HINCRBY', P .. 'added', event_type, count)
+  end
+  if duplicates > 0 then
+    redis.call('HINCRBY', P .. 'counters', 'duplicates', duplicates)
+  end
+  keep_clock()
+end

@@ -1,0 +1,197 @@
+-- Hand out deliveries by rank: what is ready again, and what is new in the four streams of the type.
+-- ARGV: group, type, worker, limit, visibility in ms, sweep interval in ms, wake-up entries to forget...
+-- Returns: ms until something is due (-1: nothing is), whether to ask again at once (1) or soon (2) or to wait for news
+-- (0), new entries by level, ready ones.
+local worker, limit, visibility = ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local SWEPT = 100 -- expired leases looked at for each worker and stream in one sweep
+local MOST_BLOCKED = 100000 -- beyond this, what is new waits in the streams: a busy subject must not fill the memory
+
+if redis.call('HEXISTS', P .. 'groups', group) == 0 then
+  return redis.error_reply('NOGROUP the log does not know ' .. group)
+end
+if #ARGV > 6 then
+  redis.call('XACK', WAKE, group, unpack(ARGV, 7))
+end
+redis.call('HSET', LEASES, worker, visibility)
+
+local function earlier(a, b)
+  if a and b then
+    return math.min(a, b)
+  end
+  return a or b
+end
+
+local function end_waits()
+  local due = redis.call('ZRANGE', LATER, 0, limit, 'WITHSCORES')
+  for i = 1, #due, 2 do
+    local wait = tonumber(due[i + 1]) - now
+    if wait > 0 then
+      return wait
+    end
+    redis.call('ZREM', LATER, due[i])
+    redis.call('ZADD', READY, rank(due[i]), due[i])
+  end
+end
+
+-- Offer what a worker holds for longer than its lease; it stays its own until somebody takes it.
+local function sweep()
+  local key = P .. 'swept:' .. group
+  if now - tonumber(redis.call('GET', key) or '0') < tonumber(ARGV[6]) then
+    return
+  end
+  redis.call('SET', key, now)
+  local leases = redis.call('HGETALL', LEASES)
+  for i = 1, #leases, 2 do
+    for _, token in ipairs(tokens_of(leases[i], SWEPT, leases[i + 1])) do
+      redis.call('ZADD', READY, rank(token), token)
+    end
+  end
+end
+
+-- Make a ready delivery the worker's own; nothing if it was settled, renewed or must wait for its subject.
+local function take(token)
+  redis.call('ZREM', READY, token)
+  local owner, idle = holder(token)
+  if not owner then
+    return
+  end
+  local taken_over = owner ~= NOBODY
+  if taken_over and idle < tonumber(redis.call('HGET', LEASES, owner) or visibility) then
+    return
+  end
+  local key, id, level = parse(token)
+  local entry = redis.call('XCLAIM', key, group, worker, 0, id)[1]
+  if not entry then
+    return
+  end
+  local fields = entry[2]
+  local note = taken_over and blame_worker(token) or read_note(token)
+  if fields[4] and fields[4] ~= '-' and not taken_over then
+    local behind = blocker(token, fields[4])
+    if behind then
+      block(token, behind)
+      return
+    end
+  end
+  if level == 'x' then
+    return { token, fields[2], fields[4] ~= '-' and 1 or 0, note, fields[8], fields[10] }
+  end
+  return { token, fields[2], fields[4] and 1 or 0, note }
+end
+
+-- Undo the reading of what ranks too low to be handed out now: nobody else can have seen it.
+local function unread(key, entries, from)
+  local ids = {}
+  for i = from, #entries do
+    ids[#ids + 1] = entries[i][1]
+  end
+  redis.call('XACK', key, group, unpack(ids))
+  redis.call('XGROUP', 'SETID', key, group, id_before(ids[1]))
+  for i = #entries, from, -1 do
+    entries[i] = nil
+  end
+end
+
+-- Choose the `limit` lowest ranks of all lists; return how many of each, and how many of the ready ones.
+local function choose(lists, ready)
+  local heads, taken = {}, {}
+  local function head(i)
+    local entry = lists[i].entries[taken[i] + 1]
+    heads[i] = entry and rank(lists[i].level .. ':' .. entry[1]) or math.huge
+  end
+  for i = 1, #lists do
+    taken[i] = 0
+    head(i)
+  end
+  local from_ready = 0
+  local ready_head = tonumber(ready[2]) or math.huge
+  for _ = 1, limit do
+    local best, lowest = 0, ready_head
+    for i = 1, #lists do
+      if heads[i] < lowest then
+        best, lowest = i, heads[i]
+      end
+    end
+    if lowest == math.huge then
+      break
+    elseif best == 0 then
+      from_ready = from_ready + 1
+      ready_head = tonumber(ready[2 * from_ready + 2]) or math.huge
+    else
+      taken[best] = taken[best] + 1
+      head(best)
+    end
+  end
+  return taken, from_ready
+end
+
+local due = earlier(promote(limit), end_waits())
+keep_counts()
+sweep()
+local ready = redis.call('ZRANGE', READY, 0, limit - 1, 'WITHSCORES')
+local keys = {}
+for i, level in ipairs(LEVELS) do
+  keys[i] = stream(event_type, level)
+end
+local found, more = nil, 0
+if redis.call('HLEN', BLOCKED) > MOST_BLOCKED then
+  more = 2
+else
+  found = redis.call('XREADGROUP', 'GROUP', group, worker, 'COUNT', limit, 'STREAMS', keys[1], keys[2], keys[3],
+    keys[4], '>', '>', '>', '>')
+end
+local lists = {}
+for i, pair in ipairs(found or {}) do
+  lists[i] = { key = pair[1], level = string.sub(pair[1], -1), entries = pair[2] }
+end
+local from_ready = #ready / 2
+if #lists > 1 or (#lists == 1 and from_ready > 0) then
+  local taken
+  taken, from_ready = choose(lists, ready)
+  for i, list in ipairs(lists) do
+    if taken[i] < #list.entries then
+      more = 1
+      unread(list.key, list.entries, taken[i] + 1)
+    end
+  end
+end
+
+local news, olds = {}, {}
+for i, list in ipairs(lists) do
+  local allowed = list.entries
+  for _, entry in ipairs(list.entries) do
+    if entry[2][4] then
+      allowed = nil
+      break
+    end
+  end
+  if not allowed then
+    allowed = {}
+    for _, entry in ipairs(list.entries) do
+      local behind
+      local token = list.level .. ':' .. entry[1]
+      if entry[2][4] then
+        behind = blocker(token, entry[2][4])
+      end
+      if behind then
+        more = 1
+        block(token, behind)
+      else
+        allowed[#allowed + 1] = entry
+      end
+    end
+  end
+  news[i] = { list.level, allowed }
+end
+for i = 1, from_ready do
+  local old = take(ready[2 * i - 1])
+  more = 1
+  if old then
+    olds[#olds + 1] = old
+  end
+end
+if from_ready > 0 and redis.call('ZCARD', READY) > 0 then
+  woken = math.max(woken, 1) -- somebody else may have room for the rest
+end
+wake()
+return { due or -1, more, news, olds }

@@ -1,0 +1,152 @@
+"""`RedisLog`: the event log on one Redis or Valkey server, or one slot of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Sequence
+
+from ag06.errors import ConfigurationError, StoreUnavailable
+from ag06.persistence.log import (
+    Appended,
+    Durability,
+    GroupInfo,
+    LogOptions,
+    LogStats,
+    Query,
+    Record,
+    StepSpec,
+    Stored,
+    StoredDeadLetter,
+    Subscription,
+)
+from ag06.persistence.redis import durability as durable
+from ag06.persistence.redis.address import read_address
+from ag06.persistence.redis.appending import Lane
+from ag06.persistence.redis.dead_letters import DeadLetters
+from ag06.persistence.redis.reading import read_pages
+from ag06.persistence.redis.registry import Registry
+from ag06.persistence.redis.subscription import RedisSubscription
+from ag06.persistence.redis.upkeep import Upkeep
+from ag06.persistence.redis.wire import Wire
+
+_RETENTION = 7 * 86_400.0
+_OLDEST_SERVER = (6, 2)
+
+
+class RedisLog:
+    """The log on Redis Streams (6.2 or newer) or Valkey. Every check-and-write is one Lua script.
+
+    One stream holds one type at one level of priority; a step is a consumer group of the four streams of its type.
+    """
+
+    def __init__(self, url: str, options: LogOptions) -> None:
+        """Take `redis://[USER:PASSWORD@]HOST[:PORT][/DB][?log=NAME]`; `rediss` means TLS."""
+        self._address = read_address(url)
+        self._timeout = options.timeout
+        self._durability: Durability = options.durability or "server"
+        retention = _RETENTION if options.retention is None else options.retention
+        self._control = Wire(self._address, options.timeout)
+        self._lanes: dict[Durability, Lane] = {}
+        self._registry = Registry(self._control)
+        self._letters = DeadLetters(self._control, self._registry)
+        self._upkeep = Upkeep(self._control, retention)
+        self._subscriptions: weakref.WeakSet[RedisSubscription] = weakref.WeakSet()
+
+    async def open(self) -> None:
+        """Connect, check the server's version and that it can give the durability asked for."""
+        (info,) = await self._control.ask(("INFO", "server"))
+        lines = (line.partition(":") for line in info.decode().splitlines())
+        version = {key: value for key, _, value in lines}.get("redis_version", "0.0")
+        if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_SERVER:
+            raise ConfigurationError(f"{self._address.shown} is Redis {version}; 6.2 or newer, or Valkey, is needed")
+        await self._lane(self._durability).open()
+
+    async def close(self) -> None:
+        """Finish what was accepted and disconnect."""
+        try:
+            for subscription in list(self._subscriptions):
+                try:
+                    await subscription.close()
+                except StoreUnavailable:
+                    continue  # what it held is taken over when its leases end
+        finally:
+            for lane in self._lanes.values():
+                await lane.close()
+            self._lanes.clear()
+            await self._control.close()
+
+    async def append(
+        self, records: Sequence[Record], *, durability: Durability | None = None, max_backlog: int = 0
+    ) -> list[Appended]:
+        """Append records in order; see `EventLog.append`."""
+        if not records:
+            return []
+        return await self._lane(durability or self._durability).append(records, max_backlog)
+
+    def _lane(self, level: Durability) -> Lane:
+        lane = self._lanes.get(level)
+        if lane is None:
+            lane = self._lanes[level] = Lane(self._address, self._timeout, level)
+        return lane
+
+    async def register(self, workflow: str, steps: Sequence[StepSpec]) -> None:
+        """Make the steps known; see `EventLog.register`."""
+        await self._registry.register(workflow, steps)
+
+    def subscribe(self, group: str, worker: str, visibility: float) -> Subscription:
+        """Return `worker`'s end for a registered group; leases last `visibility` seconds unless renewed."""
+        subscription = RedisSubscription(
+            self._address, self._timeout, self._durability, group, worker, visibility, self._registry.recover
+        )
+        self._subscriptions.add(subscription)
+        return subscription
+
+    async def release_worker(self, worker: str) -> int:
+        """Hand out again, at once, what a worker held that is known to be dead; return how many deliveries."""
+        return await self._registry.release_worker(worker)
+
+    async def read(self, query: Query) -> AsyncIterator[list[Stored]]:
+        """Yield pages of events in the order of the log, over a connection of its own."""
+        wire = Wire(self._address, self._timeout)
+        try:
+            async for page in read_pages(wire, query):
+                yield page
+        finally:
+            await asyncio.shield(wire.close())
+
+    async def groups(self) -> list[GroupInfo]:
+        """Return every step the store knows."""
+        return await self._registry.groups()
+
+    async def remove_group(self, group: str) -> bool:
+        """Forget a step: its place, its waiting deliveries, its hold on the log. Its dead letters stay."""
+        return await self._registry.remove(group)
+
+    async def pending(self, groups: Sequence[str]) -> int:
+        """Return how many events these groups have not acknowledged, plus all events that are due later."""
+        return await self._registry.pending(groups)
+
+    async def stats(self) -> LogStats:
+        """Return how the log stands."""
+        return await self._registry.stats()
+
+    async def dead_letters(self, group: str | None = None, limit: int = 1000) -> list[StoredDeadLetter]:
+        """Return dead letters, oldest first."""
+        return await self._letters.read(group, limit)
+
+    async def retry_dead_letters(self, letters: Sequence[tuple[str, str]]) -> int:
+        """Deliver `(group, event id)` again to that group alone, attempts at zero; return how many were found."""
+        return await self._letters.retry(letters)
+
+    async def discard_dead_letters(self, letters: Sequence[tuple[str, str]]) -> int:
+        """Delete dead letters for good; return how many were found."""
+        return await self._letters.discard(letters)
+
+    async def maintain(self) -> None:
+        """Do the housekeeping that is due: append what was scheduled, trim, forget subjects that are gone."""
+        await self._upkeep.run()
+
+    async def durability_report(self) -> list[str]:
+        """Say in plain words what a crash of the server can lose, given its own settings."""
+        return await durable.report(self._control)

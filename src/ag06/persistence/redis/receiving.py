@@ -1,0 +1,221 @@
+"""Receiving: what is new or ready again for one step, handed to one worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Collection
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+
+from ag06.errors import AG06Error, ConfigurationError
+from ag06.persistence.log import Delivery
+from ag06.persistence.redis.wire import GroupLost, Wire
+
+_logger = logging.getLogger("ag06.persistence.redis")
+_CADENCE = 1.0
+"""Seconds between looks at what time alone makes ready: leases that end, events that fall due without a wake-up."""
+_SWEEP_MS = 250
+_LARGEST_FETCH = 1_000
+_FETCH_BYTES = 4 << 20
+_LONGEST_BACKOFF = 5.0
+_by_rank = attrgetter("key")
+
+Recovery = Callable[[Wire, str], Awaitable[str | None]]
+"""Bring a group back that the server lost; return the type it listens to, or `None` if it was removed on purpose."""
+
+
+class Receiver:
+    """Asks the server for deliveries over a connection of its own, where it may also wait for them."""
+
+    def __init__(
+        self, wire: Wire, group: str, worker: str, visibility_ms: int, held: set[str], recover: Recovery
+    ) -> None:
+        """Receive for `worker` in `group`; every delivery handed out is noted in `held`."""
+        self._wire = wire
+        self._group = group
+        self._worker = worker
+        self._visibility_ms = visibility_ms
+        self._held = held
+        self._recover = recover
+        self.event_type: str | None = None
+        """What the group listens to; `None` while the server does not know the group."""
+        self._known_connection = 0
+        self._doubtful = False
+        self._wake_ups: list[bytes] = []
+        self._spare: list[Delivery] = []
+        self._event_bytes = 1024.0
+        self.client_id: int | None = None
+        self.closing = False
+
+    async def receive(self, limit: int, wait: float) -> list[Delivery]:
+        """Return up to `limit` deliveries by rank, waiting up to `wait` seconds; never raises for a store away."""
+        until = asyncio.get_running_loop().time() + wait
+        backoff = 0.05
+        while not self.closing:
+            try:
+                deliveries = await self._attempt(limit, until)
+            except ConfigurationError:
+                raise
+            except AG06Error as error:
+                self._doubtful = self.event_type is not None
+                if isinstance(error, GroupLost):
+                    self.event_type = None
+                _logger.warning("step %s waits for the store: %s", self._group, error)
+                await asyncio.sleep(min(backoff * random.uniform(0.5, 1.0), max(0.0, _left(until))))  # noqa: S311
+                backoff = min(backoff * 2, _LONGEST_BACKOFF)
+                deliveries = []
+            if deliveries or _left(until) <= 0:
+                return deliveries
+        return []
+
+    async def _attempt(self, limit: int, until: float) -> list[Delivery]:
+        """Ask once; where there is nothing, wait for news until `until` or until something falls due."""
+        if self._spare:
+            return self.hand_out([], limit)
+        if not await self._ready():
+            await asyncio.sleep(min(_CADENCE, max(0.0, _left(until))))
+            return []
+        due, more, found = await self._ask(limit)
+        if found or more == 1 or self.closing:
+            return self.hand_out(found, limit)
+        left = min(_left(until), _CADENCE, due if due >= 0 else _CADENCE)
+        if left <= 0:
+            return []
+        if more == 2:
+            await asyncio.sleep(min(left, 0.02))
+            return []
+        return self.hand_out(await self._listen(limit, left), limit)
+
+    def hand_out(self, found: list[Delivery], limit: int) -> list[Delivery]:
+        """Return the first `limit` of what was found and what was left over, by rank; keep the rest."""
+        if self._spare:
+            found = self._spare + found
+            self._spare = []
+        if len(found) > 1:
+            found.sort(key=_by_rank)
+        if len(found) > limit:
+            found, self._spare = found[:limit], found[limit:]
+        return found
+
+    async def _ready(self) -> bool:
+        """Make sure of the connection and the group. Behind a new connection, give back what was lost with the old."""
+        await self._wire.open()
+        if self.event_type is None:
+            self.event_type = await self._recover(self._wire, self._group)
+            if self.event_type is None:
+                return False
+        if self._known_connection != self._wire.connections:
+            current = self._wire.connections
+            (self.client_id,) = await self._wire.ask(("CLIENT", "ID"))
+            self._known_connection = current
+        if self._doubtful:
+            # What the server handed out with a reply that never came is pending under this worker, unknown to it.
+            await hand_back(self._wire, self._group, self.event_type, self._worker, kept=self._held)
+            self._doubtful = False
+        return True
+
+    async def _ask(self, limit: int) -> tuple[float, int, list[Delivery]]:
+        most = max(1, min(limit, _LARGEST_FETCH, int(_FETCH_BYTES / self._event_bytes)))
+        wakes, self._wake_ups = self._wake_ups, []
+        due, more, news, olds = await self._wire.run(
+            "fetch", self._group, self.event_type, self._worker, most, self._visibility_ms, _SWEEP_MS, *wakes
+        )
+        return due / 1000 if due >= 0 else -1.0, more, self._note(news, olds)
+
+    async def _listen(self, limit: int, wait: float) -> list[Delivery]:
+        """Wait for the first news of any level; at most a quarter of `limit` of each, so that they are not too many."""
+        prefix = self._wire.address.prefix
+        streams = [f"{prefix}s:{self.event_type}:{level}" for level in range(4)]
+        streams.append(f"{prefix}wake:{self._group}")
+        count = max(1, min(limit // 4, int(_FETCH_BYTES / 4 / self._event_bytes)))
+        command = ("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", count, "BLOCK", max(1, int(wait * 1000)))
+        (reply,) = await self._wire.request(
+            [(*command, "STREAMS", *streams, ">", ">", ">", ">", ">")], wait + self._wire.timeout
+        )
+        if isinstance(reply, Exception):
+            raise self._wire.explain(reply)
+        wake_key = streams[-1].encode()
+        news: list[tuple[bytes, Any]] = []
+        for key, entries in reply or ():
+            if key == wake_key:
+                self._wake_ups += [identity for identity, _ in entries]
+            else:
+                news.append((key[-1:], entries))
+        return self._note(news, (), await self._out_of_turn(news))
+
+    async def _out_of_turn(self, news: list[tuple[bytes, Any]]) -> set[str]:
+        """Return the tokens of events whose subject has an earlier one under way: the server has parked them."""
+        pairs = [
+            part
+            for level, entries in news
+            for identity, fields in entries
+            if len(fields) > 2
+            for part in (level + b":" + identity, fields[3])
+        ]
+        if not pairs:
+            return set()
+        parked = await self._wire.run("order", self._group, self.event_type, self._worker, *pairs)
+        return {token.decode() for token in parked}
+
+    def _note(self, news: Any, olds: Any, parked: Collection[str] = ()) -> list[Delivery]:
+        """Return the deliveries in a reply, noted as held."""
+        deliveries: list[Delivery] = []
+        for level, entries in news:
+            deliveries += _fresh(level, entries)
+        if parked:
+            deliveries = [delivery for delivery in deliveries if delivery.token not in parked]
+        deliveries += [_again(*old) for old in olds]
+        if deliveries:
+            self._held.update([delivery.token for delivery in deliveries])
+            size = sum([len(delivery.body) for delivery in deliveries]) / len(deliveries)
+            self._event_bytes += 0.3 * (max(size, 64.0) - self._event_bytes)
+        return deliveries
+
+
+async def hand_back(
+    wire: Wire, group: str, event_type: str, worker: str, *, kept: Collection[str] = (), dead: bool = False
+) -> int:
+    """Make available what `worker` holds in `group`, apart from the tokens `kept`; return how many deliveries.
+
+    Gently, or, if the worker is `dead`, under suspicion. It leaves the group once it holds nothing.
+    """
+    total = 0
+    packed = msgspec.msgpack.encode(list(kept))
+    while count := await wire.run("leave", group, event_type, worker, int(dead), packed):
+        total += count
+    return total
+
+
+def _fresh(level: bytes, entries: Any) -> list[Delivery]:
+    """Return deliveries of new entries `[id, [b"b", body, b"p", previous of its subject]]`."""
+    prefix, number = level.decode() + ":", int(level)
+    return [
+        Delivery(prefix + identity, int(identity[: identity.index("-")]), number, fields[1], len(fields) > 2)
+        for identity, fields in [(raw.decode(), fields) for raw, fields in entries]
+    ]
+
+
+def _again(
+    token: bytes, body: bytes, ordered: int, note: list[int], recorded: bytes | None = None, level: bytes | None = None
+) -> Delivery:
+    """Return a delivery of what was handed out before; `recorded` and `level` come with a dead letter tried again."""
+    attempts, first_failed_ms, deaths, suspect, _started = note
+    return Delivery(
+        token.decode(),
+        int(recorded or token[2:].partition(b"-")[0]),
+        int(level or token[:1]),
+        body,
+        bool(ordered),
+        attempts,
+        first_failed_ms,
+        deaths,
+        bool(suspect),
+    )
+
+
+def _left(until: float) -> float:
+    return until - asyncio.get_running_loop().time()

@@ -1,0 +1,23 @@
+-- Begin the lease of some tokens anew, those that are still this worker's. ARGV: group, type, worker, bound, tokens.
+local worker = ARGV[3]
+local tokens = cmsgpack.unpack(ARGV[5])
+local held = held_by(worker, tokens, tonumber(ARGV[4]))
+local renewed = {}
+for _, token in ipairs(tokens) do
+  if is_held(held, token) then
+    local key, id = parse(token)
+    if not renewed[key] then
+      renewed[key] = {}
+    end
+    table.insert(renewed[key], id)
+  end
+end
+for key, ids in pairs(renewed) do
+  local claim = { 'XCLAIM', key, group, worker, 0 }
+  for _, id in ipairs(ids) do
+    claim[#claim + 1] = id
+  end
+  claim[#claim + 1] = 'JUSTID'
+  redis.call(unpack(claim))
+end
+return 1

@@ -1,0 +1,27 @@
+-- Deliver dead letters of one group again, to it alone. ARGV: group, type, event ids. Returns how many were found.
+-- Such an event goes to the end of its subject: behind what is in the log now, before what comes later.
+local found = 0
+for _, event_id in ipairs(cmsgpack.unpack(ARGV[3])) do
+  local packed = redis.call('HGET', P .. 'dead:' .. group, event_id)
+  if packed then
+    local letter = cjson.decode(packed)
+    local recorded, level, body, subject = letter[1], letter[2], letter[3], letter[4]
+    local key, id, order = P .. 'x:' .. group, next_id(), recorded - level * AGEING_MS
+    local token = 'x:' .. id .. ':' .. order
+    local previous = '-'
+    if subject ~= '' then
+      previous = redis.call('HGET', AGAIN, subject) or redis.call('HGET', P .. 'tails:' .. event_type, subject) or ''
+      redis.call('HSET', AGAIN, subject, token)
+    end
+    redis.call('XADD', key, id, 'b', body, 'p', previous, 'k', order, 'r', recorded, 'l', level, 's', subject)
+    redis.call('XREADGROUP', 'GROUP', group, NOBODY, 'COUNT', 1, 'STREAMS', key, '>')
+    make_ready(token)
+    redis.call('HDEL', P .. 'dead:' .. group, event_id)
+    redis.call('ZREM', P .. 'dead', group .. ' ' .. event_id)
+    redis.call('HINCRBY', P .. 'done:' .. event_type, group, -1)
+    found = found + 1
+  end
+end
+keep_counts()
+wake()
+return found

@@ -1,0 +1,48 @@
+"""The Lua scripts: what runs inside the server, atomically."""
+
+from __future__ import annotations
+
+from functools import cache
+from hashlib import sha1
+from importlib.resources import files
+
+import msgspec
+
+
+class Script(msgspec.Struct, frozen=True):
+    """One script: its source and the name under which the server keeps it."""
+
+    source: bytes
+    sha: bytes
+
+
+_EVENTS = ("clock", "events")
+_DELIVERIES = (*_EVENTS, "deliveries")
+_HELD = (*_DELIVERIES, "held")
+_PARTS: dict[str, tuple[str, ...]] = {
+    "append": (*_EVENTS, "receipt"),
+    "resolve": (*_EVENTS, "receipt"),
+    "promote": _EVENTS,
+    "register": _EVENTS,
+    "census": _EVENTS,
+    "discard": ("clock",),
+    "trim": _EVENTS,
+    "tails": _EVENTS,
+    "fetch": _DELIVERIES,
+    "order": _DELIVERIES,
+    "commit": (*_HELD, "receipt"),
+    "release": _HELD,
+    "leave": _DELIVERIES,
+    "renew": _HELD,
+    "start": _HELD,
+    "remove": _DELIVERIES,
+    "retry": _DELIVERIES,
+}
+NAMES = tuple(_PARTS)
+
+
+@cache
+def script(name: str) -> Script:
+    """Return the script `name.lua` behind the parts that it uses."""
+    source = b"\n".join(files(__package__).joinpath(f"{part}.lua").read_bytes() for part in (*_PARTS[name], name))
+    return Script(source, sha1(source, usedforsecurity=False).hexdigest().encode())

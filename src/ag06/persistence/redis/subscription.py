@@ -1,0 +1,183 @@
+"""One step's end of the log, in one worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from ag06.persistence.log import Acknowledge, Delivery, Durability, Settlement
+from ag06.persistence.redis.address import Address
+from ag06.persistence.redis.durability import check_waited, waiting_command
+from ag06.persistence.redis.receipts import Call, Receipts
+from ag06.persistence.redis.receiving import Receiver, Recovery, hand_back
+from ag06.persistence.redis.settling import Work, split_work
+from ag06.persistence.redis.wire import BlockingWire, Command, GroupLost, Wire
+
+_PAGE = 500
+_SLACK = 64
+_FAREWELL = 1.5
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class RedisSubscription:
+    """Deliveries of one group for one worker, over two connections: one that waits, one that settles."""
+
+    def __init__(
+        self,
+        address: Address,
+        timeout: float,
+        durability: Durability,
+        group: str,
+        worker: str,
+        visibility: float,
+        recover: Recovery,
+    ) -> None:
+        """Be `worker`'s end of `group`; leases last `visibility` seconds."""
+        self._group, self._worker = group, worker
+        self._durability: Durability = durability
+        self._recover = recover
+        self._held: set[str] = set()
+        self._started: set[str] = set()
+        self._listening = Wire(address, timeout)
+        self._settling = Wire(address, timeout)
+        self._receipts = Receipts(self._settling)
+        self._renewing: BlockingWire | None = None
+        self._receiver = Receiver(self._listening, group, worker, max(1, int(visibility * 1000)), self._held, recover)
+        self._receiving: asyncio.Task[list[Delivery]] | None = None
+        self._turn = asyncio.Lock()
+        self._checked = False
+        self._tail: Command | None = None
+        self._closed = False
+
+    async def fetch(self, limit: int, wait: float) -> list[Delivery]:
+        """Return up to `limit` deliveries by rank; wait up to `wait` seconds for the first one."""
+        if self._closed or limit < 1:
+            return []
+        if self._receiving is None:
+            self._receiving = asyncio.get_running_loop().create_task(
+                self._receiver.receive(limit, wait), name=f"ag06 redis receive {self._group}"
+            )
+        task = self._receiving
+        # A caller who gives up must not take the connection down with it: what arrives is kept for the next fetch.
+        done, _ = await asyncio.wait([task], timeout=max(wait, 0.0) + 2 * self._listening.timeout)
+        if not done:
+            return []
+        self._receiving = None
+        deliveries = task.result()
+        return self._receiver.hand_out(deliveries, limit)
+
+    async def commit(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Settle deliveries; see `Subscription.commit`."""
+        accepted: list[bool] = []
+        async with self._turn:
+            for work in split_work(settlements, self._started):
+                accepted += await self._commit(work)
+        tokens = [
+            delivery.token
+            for one in settlements
+            for delivery in (one.deliveries if isinstance(one, Acknowledge) else (one.delivery,))
+        ]
+        self._held.difference_update(tokens)
+        self._started.difference_update(tokens)
+        return accepted
+
+    async def _commit(self, work: Work) -> list[bool]:
+        event_type = await self._find_type()
+        if event_type is None:
+            return [False] * len(work.places)
+        call = Call("commit", (self._group, event_type), (self._worker, self._bound(), *work.packed()))
+        reply, *waited = await self._receipts.send([call], self._tail)
+        if isinstance(reply, Exception):
+            error = self._settling.explain(reply)
+            if isinstance(error, GroupLost):
+                return [False] * len(work.places)
+            raise error
+        if self._tail is not None:
+            check_waited(self._tail, waited[0], self._settling.address.shown)
+        return work.accepted(*reply)
+
+    async def mark_started(self, deliveries: Sequence[Delivery]) -> None:
+        """Note durably that these run now, so that a death of this worker counts against them."""
+        self._started.update([delivery.token for delivery in deliveries])
+        await self._on_tokens("start", [delivery.token for delivery in deliveries])
+
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        """Give deliveries back, unharmed, to be handed out at once to whoever asks."""
+        tokens = [delivery.token for delivery in deliveries]
+        await self._on_tokens("release", tokens)
+        self._held.difference_update(tokens)
+        self._started.difference_update(tokens)
+
+    async def _on_tokens(self, script: str, tokens: list[str]) -> None:
+        async with self._turn:
+            event_type = await self._find_type()
+            if event_type is None:
+                return
+            for page in _pages(tokens):
+                try:
+                    await self._settling.run(script, self._group, event_type, self._worker, self._bound(), _pack(page))
+                except GroupLost:
+                    return  # nothing is held in a group that is gone
+
+    def renew(self) -> None:
+        """Extend the lease of everything this subscription holds. Blocking; called from a thread of its own."""
+        tokens, event_type = list(self._held), self._receiver.event_type
+        if not tokens or event_type is None or self._closed:
+            return
+        if self._renewing is None:
+            self._renewing = BlockingWire(self._settling.address, self._settling.timeout)
+        bound = len(tokens) + _SLACK
+        for page in _pages(tokens):
+            self._renewing.run("renew", self._group, event_type, self._worker, bound, _pack(page))
+
+    async def close(self) -> None:
+        """Give back everything still held and leave the group."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._stop_receiving()
+            event_type = self._receiver.event_type
+            if event_type is not None:
+                await hand_back(self._settling, self._group, event_type, self._worker)
+        except GroupLost:
+            pass  # it left already
+        finally:
+            self._held.clear()
+            await self._listening.close()
+            await self._settling.close()
+            if self._renewing is not None:
+                await asyncio.to_thread(self._renewing.close)
+
+    async def _stop_receiving(self) -> None:
+        """End a wait for news; what it still brings is given back with the rest."""
+        self._receiver.closing = True
+        task, self._receiving = self._receiving, None
+        if task is None or task.done():
+            return
+        if self._receiver.client_id is not None:
+            await self._settling.request([("CLIENT", "UNBLOCK", self._receiver.client_id)])
+        done, _ = await asyncio.wait([task], timeout=_FAREWELL)
+        if not done:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _find_type(self) -> str | None:
+        """Return what the group listens to, or `None` if the store does not know the group; make sure of durability."""
+        if not self._checked:
+            self._tail = await waiting_command(self._settling, self._durability)
+            self._checked = True
+        if self._receiver.event_type is not None:
+            return self._receiver.event_type
+        return await self._recover(self._settling, self._group)
+
+    def _bound(self) -> int:
+        """More than this worker can have pending in one stream."""
+        return len(self._held) + _SLACK
+
+
+def _pages(tokens: list[str]) -> Iterator[list[str]]:
+    for at in range(0, len(tokens), _PAGE):
+        yield tokens[at : at + _PAGE]

@@ -1,0 +1,244 @@
+"""One connection to the server: requests, replies, and what an error means. The only module that imports `redis`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
+from ag06.persistence.redis.address import Address
+from ag06.persistence.redis.scripts import NAMES, Script, script
+
+try:
+    import redis
+    from redis.asyncio.connection import Connection, parse_url
+except ImportError:  # pragma: no cover - the tests install it
+    raise ConfigurationError("a Redis or Valkey store needs its client: pip install 'ag06[redis]'") from None
+
+Command = tuple[Any, ...]
+
+_REFUSALS = {
+    "OOM": "is out of memory (maxmemory); free memory or raise the limit",
+    "READONLY": "is a read-only replica; write to the primary",
+    "MISCONF": "cannot save to its disk and refuses to write; look at its log",
+    "LOADING": "is still loading its data",
+    "MASTERDOWN": "is a replica that lost its primary",
+    "NOREPLICAS": "has too few replicas to write (min-replicas-to-write)",
+    "BUSY": "is busy with somebody's script",
+    "CLUSTERDOWN": "is in a cluster that is down",
+    "TRYAGAIN": "is moving data in its cluster",
+    "MOVED": "moved the log to another node of its cluster",
+    "ASK": "is moving the log to another node of its cluster",
+    "UNBLOCKED": "changed its role",
+}
+_FORBIDDEN = ("NOAUTH", "WRONGPASS", "NOPERM", "invalid username-password", "without any password configured")
+_CODE = re.compile(r"\b([A-Z]{3,})\b")
+
+
+class GroupLost(StoreUnavailable):
+    """The server does not know a group any more: it was emptied, or the group was destroyed."""
+
+
+class Wire:
+    """One connection, opened at its first request and again after it broke. Requests take turns."""
+
+    def __init__(self, address: Address, timeout: float) -> None:
+        """Speak to `address`; wait `timeout` seconds for a connection and for each reply."""
+        self.address = address
+        self.timeout = timeout
+        self.connections = 0
+        self._arguments: dict[str, Any] = dict(parse_url(address.url))
+        self._class: type[Any] = self._arguments.pop("connection_class", Connection)
+        self._connection: Any = None
+        self._turn = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Connect if there is no connection; raise `StoreUnavailable` or `ConfigurationError`."""
+        if self._connection is not None and self._connection.is_connected:
+            return
+        connection = self._class(
+            **{
+                **self._arguments,
+                "socket_timeout": None,
+                "socket_connect_timeout": self.timeout,
+                "protocol": 2,
+                "client_name": "ag06",
+            }
+        )
+        try:
+            async with asyncio.timeout(self.timeout):
+                await connection.connect()
+        except (redis.RedisError, OSError, TimeoutError) as error:
+            await connection.disconnect(nowait=True)
+            raise self.explain(error) from None
+        self._connection = connection
+        self.connections += 1
+
+    async def request(self, commands: Sequence[Command], patience: float | None = None) -> list[Any]:
+        """Send commands at once and return a reply for each; a refused one has an exception in its place.
+
+        Raises `StoreUnavailable` if nothing was sent, `OutcomeUnknown` if the connection was lost after that.
+        """
+        async with self._turn:
+            await self.open()
+            replies = await self._exchange(commands, patience or self.timeout)
+            if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
+                replies = await self._with_scripts(commands, replies, patience or self.timeout)
+            return replies
+
+    async def ask(self, *commands: Command) -> list[Any]:
+        """Return the replies to commands that may be repeated: a connection that went stale is replaced once.
+
+        Raises `StoreUnavailable`, or what an error reply means.
+        """
+        try:
+            try:
+                replies = await self.request(commands)
+            except OutcomeUnknown:
+                replies = await self.request(commands)
+        except OutcomeUnknown as error:
+            raise StoreUnavailable(str(error)) from None
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise self.explain(reply) from None
+        return replies
+
+    async def run(self, name: str, *arguments: Any) -> Any:
+        """Run a script that may be repeated; return its reply."""
+        (reply,) = await self.ask(self.call(script(name), *arguments))
+        return reply
+
+    async def run_command(self, *command: Any) -> Any:
+        """Return the reply to one command that may be repeated."""
+        (reply,) = await self.ask(command)
+        return reply
+
+    def call(self, what: Script, *arguments: Any) -> Command:
+        """Return the command that runs a script on this log."""
+        return (b"EVALSHA", what.sha, 1, self.address.prefix, *arguments)
+
+    async def _exchange(self, commands: Sequence[Command], patience: float) -> list[Any]:
+        connection = self._connection
+        replies: list[Any] = []
+        try:
+            async with asyncio.timeout(patience):
+                await connection.send_packed_command(b"".join(_packed(connection, c) for c in commands))
+                for _ in commands:
+                    try:
+                        replies.append(await connection.read_response())
+                    except redis.ResponseError as error:
+                        replies.append(error)
+        except (redis.exceptions.BusyLoadingError, redis.exceptions.AuthenticationError) as error:
+            # An answer, although the client takes it for a broken connection: nothing was done.
+            replies += [error] * (len(commands) - len(replies))
+        except TimeoutError:
+            await self._drop()
+            raise OutcomeUnknown(
+                f"{self.address.shown} did not answer within {patience:g} s; the outcome is unknown"
+            ) from None
+        except (redis.RedisError, OSError) as error:
+            await self._drop()
+            raise OutcomeUnknown(
+                f"the connection to {self.address.shown} was lost before its reply ({error}); the outcome is unknown"
+            ) from None
+        except asyncio.CancelledError:
+            await self._drop()
+            raise
+        if any(isinstance(reply, Exception) for reply in replies):
+            await self._mind(replies)
+        return replies
+
+    async def _with_scripts(self, commands: Sequence[Command], replies: list[Any], patience: float) -> list[Any]:
+        """Load what the server does not know (it was restarted) and send again what was not done for that reason."""
+        missing = {commands[i][1] for i, reply in enumerate(replies) if _is_missing(reply)}
+        sources = [(b"SCRIPT", b"LOAD", known.source) for known in map(script, NAMES) if known.sha in missing]
+        left = [i for i, reply in enumerate(replies) if _is_missing(reply) or commands[i][0] != b"EVALSHA"]
+        again = await self._exchange([*sources, *(commands[i] for i in left)], patience)
+        for i, reply in zip(left, again[len(sources) :], strict=True):
+            replies[i] = reply
+        return replies
+
+    async def _mind(self, replies: list[Any]) -> None:
+        """Connect anew after replies that say that this server is the wrong one or will not stay."""
+        for reply in replies:
+            text = str(reply) if isinstance(reply, Exception) else ""
+            if isinstance(reply, redis.exceptions.MovedError):
+                self._arguments["host"], self._arguments["port"] = reply.host or self._arguments["host"], reply.port
+            if re.search(r"\b(MOVED|READONLY|LOADING|UNBLOCKED|NOAUTH)\b", text) or isinstance(
+                reply, redis.ConnectionError
+            ):
+                await self._drop()
+                return
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+    async def close(self) -> None:
+        """Close the connection, after a request that may be under way."""
+        async with self._turn:
+            await self._drop()
+
+    def explain(self, error: Exception) -> AG06Error:
+        """Return what an error of the client or an error reply means to a caller; nothing was done."""
+        return explain(error, self.address.shown)
+
+
+def _packed(connection: Any, command: Command) -> bytes:
+    packed = connection.pack_command(*command)
+    return packed[0] if len(packed) == 1 else b"".join(packed)
+
+
+def _is_missing(reply: Any) -> bool:
+    return isinstance(reply, redis.exceptions.NoScriptError)
+
+
+def explain(error: Exception, shown: str) -> AG06Error:
+    """Return what an error of the client library means, for the server `shown`; nothing was done."""
+    text = str(error)
+    if isinstance(error, (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError)) or any(
+        word in text for word in _FORBIDDEN
+    ):
+        return ConfigurationError(f"{shown} refuses this user: {text}")
+    if isinstance(error, redis.exceptions.BusyLoadingError):
+        return StoreUnavailable(f"{shown} {_REFUSALS['LOADING']}; nothing was done")
+    if isinstance(error, TimeoutError):
+        return StoreUnavailable(f"{shown} did not accept a connection in time; is the server up?")
+    if isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError)):
+        return StoreUnavailable(f"cannot reach {shown}: {text}; is the server up?")
+    if "NOGROUP" in text:
+        return GroupLost(f"{shown} does not know the group any more")
+    codes = {type(error).__name__.removesuffix("Error").upper(), *_CODE.findall(text)}
+    for code, meaning in _REFUSALS.items():
+        if code in codes or (code == "OOM" and isinstance(error, redis.exceptions.OutOfMemoryError)):
+            return StoreUnavailable(f"{shown} {meaning}; nothing was done")
+    return StoreError(f"{shown} refused: {text}")
+
+
+class BlockingWire:
+    """A connection for a plain thread."""
+
+    def __init__(self, address: Address, timeout: float) -> None:
+        """Speak to `address`; wait `timeout` seconds for each answer."""
+        self._address = address
+        self._client: Any = redis.Redis.from_url(
+            address.url, socket_timeout=timeout, socket_connect_timeout=timeout, client_name="ag06-leases"
+        )
+
+    def run(self, name: str, *arguments: Any) -> Any:
+        """Run a script that may be repeated; raise `StoreUnavailable` or what an error reply means."""
+        what = script(name)
+        try:
+            try:
+                return self._client.execute_command("EVALSHA", what.sha, 1, self._address.prefix, *arguments)
+            except redis.exceptions.NoScriptError:
+                return self._client.execute_command("EVAL", what.source, 1, self._address.prefix, *arguments)
+        except (redis.RedisError, OSError) as error:
+            raise explain(error, self._address.shown) from None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
