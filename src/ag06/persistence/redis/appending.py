@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 
@@ -14,148 +13,145 @@ from ag06.persistence.log import Appended, Durability, Record
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.durability import check_waited, waiting_command
 from ag06.persistence.redis.receipts import Call, Receipts
+from ag06.persistence.redis.records import cut_chunks
 from ag06.persistence.redis.wire import Command, Wire
 
-_CHUNK_RECORDS = 500
-_CHUNK_BYTES = 1 << 20
-_ROUND_CHUNKS = 8
+_LANES = 2
+"""Rounds under way at once, each over its own connection: one is prepared here while the server does the other."""
+_SMALLEST_SHARE = 32
+_LARGEST_ROUND = 2_000
+_ROUND_BYTES = 4 << 20
 
-_pack = msgspec.msgpack.Encoder().encode
 _OUTCOMES = {48 + outcome.value: outcome for outcome in Appended}
-
-Row = tuple[Any, ...]
-
-
-def row(record: Record, max_backlog: int = 0) -> Row:
-    """Return a record as the scripts expect it: all text, for the server's msgpack knows no binary type."""
-    identity, content = record.identity, record.content
-    return (
-        record.type,
-        record.level,
-        record.subject,
-        record.body.decode(),
-        record.id,
-        None if identity is None else identity.decode("latin-1"),
-        record.window_ms,
-        None if content is None else content.decode("latin-1"),
-        record.due_ms,
-        max_backlog,
-    )
 
 
 class _Waiting(msgspec.Struct, gc=False):
-    """One caller's records and where its outcome goes."""
+    """One caller's records and where their outcome goes."""
 
-    rows: list[Row]
-    size: int
+    records: Sequence[Record]
+    max_backlog: int
     outcome: asyncio.Future[bytes]
 
 
-class Lane:
-    """Appends at one level of durability, over one connection."""
+class _Lane:
+    """One connection for rounds, and the task that does them."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.receipts = Receipts(wire)
+        self.called = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+
+class Appender:
+    """Appends at one level of durability."""
 
     def __init__(self, address: Address, timeout: float, level: Durability) -> None:
         """Append to the log at `address`; each round may take `timeout` seconds."""
-        self._wire = Wire(address, timeout)
         self._level: Durability = level
-        self._receipts = Receipts(self._wire)
-        self._tail: Command | None = None
-        self._checked = False
+        self._lanes = [_Lane(Wire(address, timeout)) for _ in range(_LANES)]
+        self._free = self._lanes[::-1]
         self._queue: deque[_Waiting] = deque()
-        self._arrived = asyncio.Event()
+        self._queued = 0
+        self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._runner: asyncio.Task[None] | None = None
+        self._tail: Command | None = None
+        self._checked = False
+        self._closed = False
 
     async def open(self) -> None:
         """Connect and check that the server can give the level; raise `StoreUnavailable`, `ConfigurationError`."""
+        wire = self._lanes[0].wire
         if not self._checked:
-            self._tail = await waiting_command(self._wire, self._level)
+            self._tail = await waiting_command(wire, self._level)
             self._checked = True
-        await self._wire.open()
+        await wire.open()
 
     async def append(self, records: Sequence[Record], max_backlog: int) -> list[Appended]:
         """Return what became of each record, once the round that carried them is durable."""
         if not self._checked:
             await self.open()
-        if self._runner is None:
-            self._runner = asyncio.get_running_loop().create_task(self._run(), name="ag06 redis append")
+        if self._closed:
+            raise StoreUnavailable("this log is closed; nothing was stored")
         outcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        rows = [row(record, max_backlog) for record in records]
-        self._queue.append(_Waiting(rows, sum(len(record.body) for record in records), outcome))
-        self._arrived.set()
-        self._idle.clear()
+        self._queue.append(_Waiting(records, max_backlog, outcome))
+        self._queued += len(records)
+        if self._free:
+            self._call(self._free.pop())
         return [_OUTCOMES[digit] for digit in await outcome]
+
+    def _call(self, lane: _Lane) -> None:
+        self._idle.clear()
+        if lane.task is None:
+            lane.task = asyncio.get_running_loop().create_task(self._serve(lane), name="ag06 redis append")
+        lane.called.set()
 
     async def close(self) -> None:
         """Finish what was accepted, then disconnect."""
+        self._closed = True
         await self._idle.wait()
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.wait([self._runner])
-        await self._wire.close()
+        tasks = [lane.task for lane in self._lanes if lane.task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for lane in self._lanes:
+            await lane.wire.close()
 
-    async def _run(self) -> None:
+    async def _serve(self, lane: _Lane) -> None:
         while True:
-            await self._arrived.wait()
-            callers = self._gather()
+            await lane.called.wait()
+            callers, records = self._gather()
+            if not callers:
+                lane.called.clear()
+                self._free.append(lane)
+                if len(self._free) == len(self._lanes):
+                    self._idle.set()
+                continue
+            self._under_way += records
             try:
-                await self._round(callers)
+                await self._round(lane, callers)
             except AG06Error as error:
                 _fail(callers, error)
             except asyncio.CancelledError:
                 _fail(callers, OutcomeUnknown("the log was closed before the server's reply"))
                 raise
-            if not self._queue:
-                self._arrived.clear()
-                self._idle.set()
+            finally:
+                self._under_way -= records
 
-    def _gather(self) -> list[_Waiting]:
+    def _gather(self) -> tuple[list[_Waiting], int]:
+        """Take a fair share of what is outstanding, so that two lanes are busy in turn, not one after the other."""
+        share = min(_LARGEST_ROUND, max(_SMALLEST_SHARE, (self._queued + self._under_way) // _LANES))
         callers: list[_Waiting] = []
         records = size = 0
-        while self._queue and records < _CHUNK_RECORDS * _ROUND_CHUNKS and size < _CHUNK_BYTES * _ROUND_CHUNKS:
+        while self._queue and records < share and size < _ROUND_BYTES:
             waiting = self._queue.popleft()
             callers.append(waiting)
-            records += len(waiting.rows)
-            size += waiting.size
-        return callers
+            records += len(waiting.records)
+            size += len(waiting.records[0].body) * len(waiting.records)
+        self._queued -= records
+        return callers, records
 
-    async def _round(self, callers: list[_Waiting]) -> None:
-        rows = callers[0].rows if len(callers) == 1 else [row for waiting in callers for row in waiting.rows]
-        chunks = list(_chunks(rows, sum(waiting.size for waiting in callers)))
-        calls = [Call("append", (), (_pack(chunk),), tuple(row[4] for row in chunk)) for chunk in chunks]
-        replies = await self._receipts.send(calls, self._tail)
+    async def _round(self, lane: _Lane, callers: list[_Waiting]) -> None:
+        chunks = cut_chunks([(waiting.records, waiting.max_backlog) for waiting in callers])
+        calls = [Call("append", (), (chunk.packed(),), chunk.ids) for chunk in chunks]
+        replies = await lane.receipts.send(calls, self._tail)
         if self._tail is not None:
-            check_waited(self._tail, replies.pop(), self._wire.address.shown)
+            check_waited(self._tail, replies.pop(), lane.wire.address.shown)
         refusal = next((reply for reply in replies if isinstance(reply, Exception)), None)
         digits = b"".join(
-            b"?" * len(chunk) if isinstance(reply, Exception) else reply
+            b"?" * len(chunk.ids) if isinstance(reply, Exception) else reply
             for chunk, reply in zip(chunks, replies, strict=True)
         )
         at = 0
         for waiting in callers:
-            own = digits[at : at + len(waiting.rows)]
-            at += len(waiting.rows)
+            own = digits[at : at + len(waiting.records)]
+            at += len(waiting.records)
             if refusal is not None and b"?" in own:
-                _fail([waiting], _refused(self._wire.explain(refusal), own))
+                _fail([waiting], _refused(lane.wire.explain(refusal), own))
             elif not waiting.outcome.done():
                 waiting.outcome.set_result(own)
-
-
-def _chunks(rows: list[Row], size: int) -> Iterable[list[Row]]:
-    """Cut rows into pieces that one script call may carry: it must not hold the server for more than milliseconds."""
-    if len(rows) <= _CHUNK_RECORDS and size <= _CHUNK_BYTES:
-        yield rows
-        return
-    chunk: list[Row] = []
-    filled = 0
-    for one in rows:
-        if chunk and (len(chunk) == _CHUNK_RECORDS or filled + len(one[3]) > _CHUNK_BYTES):
-            yield chunk
-            chunk, filled = [], 0
-        chunk.append(one)
-        filled += len(one[3])
-    yield chunk
 
 
 def _refused(error: AG06Error, digits: bytes) -> AG06Error:

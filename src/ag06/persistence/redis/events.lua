@@ -34,19 +34,18 @@ local function add(event_type, level, subject, body)
   added[event_type] = (added[event_type] or 0) + 1
 end
 
+local room = {}
+
+-- The slowest group is asked once for a type; what is added meanwhile is counted here.
 local function is_full(event_type, max_backlog)
-  local slowest
-  for _, done in ipairs(redis.call('HVALS', P .. 'done:' .. event_type)) do
-    done = tonumber(done)
-    if not slowest or done < slowest then
-      slowest = done
+  if not room[event_type] then
+    local slowest = math.huge
+    for _, done in ipairs(redis.call('HVALS', P .. 'done:' .. event_type)) do
+      slowest = math.min(slowest, tonumber(done))
     end
+    room[event_type] = tonumber(redis.call('HGET', P .. 'added', event_type) or '0') - slowest
   end
-  if not slowest then
-    return false
-  end
-  local total = tonumber(redis.call('HGET', P .. 'added', event_type) or '0') + (added[event_type] or 0)
-  return total - slowest >= max_backlog
+  return room[event_type] + (added[event_type] or 0) >= max_backlog
 end
 
 local function wake_one(event_type)
@@ -66,6 +65,15 @@ local function schedule(event_type, level, subject, body, due)
   end
 end
 
+-- The outcome for an identity that is remembered already: under this id, or under another one.
+local function remembered(identity_key, id)
+  if redis.call('GET', identity_key) == id then
+    return REPEATED
+  end
+  duplicates = duplicates + 1
+  return DUPLICATE
+end
+
 local function admit(record)
   local id, identity, content = record[5], record[6], record[8]
   local id_key
@@ -83,11 +91,7 @@ local function admit(record)
   if identity and record[7] > 0 then
     identity_key = P .. 'd:' .. identity
     if not redis.call('SET', identity_key, id, 'NX', 'PX', record[7]) then
-      if redis.call('GET', identity_key) == id then
-        return REPEATED
-      end
-      duplicates = duplicates + 1
-      return DUPLICATE
+      return remembered(identity_key, id)
     end
   end
   if record[10] > 0 and is_full(record[1], record[10]) then
@@ -105,24 +109,6 @@ local function admit(record)
     add(record[1], record[2], record[3], record[4])
   end
   return STORED
-end
-
--- Append what was due by now, at most `limit` events; return the ms until the next one is due, or nothing.
-local function promote(limit)
-  local due = redis.call('ZRANGE', P .. 'scheduled', 0, limit, 'WITHSCORES')
-  for i = 1, #due, 2 do
-    local wait = tonumber(due[i + 1]) - now
-    if wait > 0 or i > 2 * limit then
-      return math.max(wait, 0)
-    end
-    local packed = redis.call('HGET', P .. 'scheduled:events', due[i])
-    if packed then
-      local event = cmsgpack.unpack(packed)
-      add(event[1], event[2], event[3] or nil, event[4])
-    end
-    redis.call('ZREM', P .. 'scheduled', due[i])
-    redis.call('HDEL', P .. 'scheduled:events', due[i])
-  end
 end
 
 local function keep_counts()

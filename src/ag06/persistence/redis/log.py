@@ -22,7 +22,7 @@ from ag06.persistence.log import (
 )
 from ag06.persistence.redis import durability as durable
 from ag06.persistence.redis.address import read_address
-from ag06.persistence.redis.appending import Lane
+from ag06.persistence.redis.appending import Appender
 from ag06.persistence.redis.dead_letters import DeadLetters
 from ag06.persistence.redis.reading import read_pages
 from ag06.persistence.redis.registry import Registry
@@ -47,7 +47,7 @@ class RedisLog:
         self._durability: Durability = options.durability or "server"
         retention = _RETENTION if options.retention is None else options.retention
         self._control = Wire(self._address, options.timeout)
-        self._lanes: dict[Durability, Lane] = {}
+        self._appenders: dict[Durability, Appender] = {}
         self._registry = Registry(self._control)
         self._letters = DeadLetters(self._control, self._registry)
         self._upkeep = Upkeep(self._control, retention)
@@ -60,7 +60,7 @@ class RedisLog:
         version = {key: value for key, _, value in lines}.get("redis_version", "0.0")
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_SERVER:
             raise ConfigurationError(f"{self._address.shown} is Redis {version}; 6.2 or newer, or Valkey, is needed")
-        await self._lane(self._durability).open()
+        await self._appender(self._durability).open()
 
     async def close(self) -> None:
         """Finish what was accepted and disconnect."""
@@ -71,9 +71,9 @@ class RedisLog:
                 except StoreUnavailable:
                     continue  # what it held is taken over when its leases end
         finally:
-            for lane in self._lanes.values():
-                await lane.close()
-            self._lanes.clear()
+            for appender in self._appenders.values():
+                await appender.close()
+            self._appenders.clear()
             await self._control.close()
 
     async def append(
@@ -82,13 +82,13 @@ class RedisLog:
         """Append records in order; see `EventLog.append`."""
         if not records:
             return []
-        return await self._lane(durability or self._durability).append(records, max_backlog)
+        return await self._appender(durability or self._durability).append(records, max_backlog)
 
-    def _lane(self, level: Durability) -> Lane:
-        lane = self._lanes.get(level)
-        if lane is None:
-            lane = self._lanes[level] = Lane(self._address, self._timeout, level)
-        return lane
+    def _appender(self, level: Durability) -> Appender:
+        appender = self._appenders.get(level)
+        if appender is None:
+            appender = self._appenders[level] = Appender(self._address, self._timeout, level)
+        return appender
 
     async def register(self, workflow: str, steps: Sequence[StepSpec]) -> None:
         """Make the steps known; see `EventLog.register`."""

@@ -29,7 +29,7 @@ class Call(msgspec.Struct):
     name: str
     before: tuple[Any, ...]
     behind: tuple[Any, ...]
-    ids: tuple[str, ...] = ()
+    ids: Sequence[str] = ()
 
 
 class Receipts:
@@ -40,7 +40,7 @@ class Receipts:
         self._wire = wire
         self._name = os.urandom(8).hex()
         self._number = 0
-        self._doubts: list[tuple[str, int, tuple[str, ...]]] = []
+        self._doubts: list[tuple[str, int, Sequence[str]]] = []
 
     async def send(self, calls: Sequence[Call], tail: Command | None = None) -> list[Any]:
         """Return the replies to `calls`, then to `tail`; a refused one has an exception in its place.
@@ -83,7 +83,7 @@ class Receipts:
         receipt = (self._slot(index), self._number, b"1" if again else b"0")
         return self._wire.call(script(call.name), *call.before, *receipt, *call.behind)
 
-    def _resolution(self, slot: str, number: int, ids: tuple[str, ...]) -> Command:
+    def _resolution(self, slot: str, number: int, ids: Sequence[str]) -> Command:
         return self._wire.call(script("resolve"), slot, number, b"1", _pack(ids))
 
 

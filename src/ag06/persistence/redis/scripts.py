@@ -17,18 +17,18 @@ class Script(msgspec.Struct, frozen=True):
 
 
 _EVENTS = ("clock", "events")
-_DELIVERIES = (*_EVENTS, "deliveries")
+_DELIVERIES = (*_EVENTS, "ids", "deliveries")
 _HELD = (*_DELIVERIES, "held")
 _PARTS: dict[str, tuple[str, ...]] = {
     "append": (*_EVENTS, "receipt"),
     "resolve": (*_EVENTS, "receipt"),
-    "promote": _EVENTS,
+    "promote": (*_EVENTS, "promotion"),
     "register": _EVENTS,
     "census": _EVENTS,
     "discard": ("clock",),
-    "trim": _EVENTS,
+    "trim": (*_EVENTS, "ids"),
     "tails": _EVENTS,
-    "fetch": _DELIVERIES,
+    "fetch": (*_DELIVERIES, "promotion"),
     "order": _DELIVERIES,
     "commit": (*_HELD, "receipt"),
     "release": _HELD,

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from ag06.persistence.log import Acknowledge, Bury, Delivery, Failure, Postpone, Settlement, StoredDeadLetter
-from ag06.persistence.redis.appending import row
+from ag06.persistence.redis.records import row
 
 _MOST_TOKENS = 500
 _MOST_BYTES = 1 << 20
