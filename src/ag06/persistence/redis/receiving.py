@@ -13,7 +13,8 @@ import msgspec
 
 from ag06.errors import AG06Error, ConfigurationError
 from ag06.persistence.log import Delivery
-from ag06.persistence.redis.wire import GroupLost, Wire
+from ag06.persistence.redis.scripts import script
+from ag06.persistence.redis.wire import Command, GroupLost, Wire
 
 _logger = logging.getLogger("ag06.persistence.redis")
 _CADENCE = 1.0
@@ -32,9 +33,20 @@ class Receiver:
     """Asks the server for deliveries over a connection of its own, where it may also wait for them."""
 
     def __init__(
-        self, wire: Wire, group: str, worker: str, visibility_ms: int, held: set[str], recover: Recovery
+        self,
+        wire: Wire,
+        group: str,
+        worker: str,
+        visibility_ms: int,
+        held: set[str],
+        recover: Recovery,
+        nudge: Callable[[], None],
     ) -> None:
-        """Receive for `worker` in `group`; every delivery handed out is noted in `held`."""
+        """Receive for `worker` in `group`; every delivery handed out is noted in `held`.
+
+        `nudge` makes the server end a wait of this connection.
+        """
+        self._nudge = nudge
         self._wire = wire
         self._group = group
         self._worker = worker
@@ -121,9 +133,8 @@ class Receiver:
     async def _ask(self, limit: int) -> tuple[float, int, list[Delivery]]:
         most = max(1, min(limit, _LARGEST_FETCH, int(_FETCH_BYTES / self._event_bytes)))
         wakes, self._wake_ups = self._wake_ups, []
-        due, more, news, olds = await self._wire.run(
-            "fetch", self._group, self.event_type, self._worker, most, self._visibility_ms, _SWEEP_MS, *wakes
-        )
+        arguments = (self._group, self.event_type, self._worker, most, self._visibility_ms, _SWEEP_MS, *wakes)
+        due, more, news, olds = await self._once(self._wire.call(script("fetch"), *arguments))
         return due / 1000 if due >= 0 else -1.0, more, self._note(news, olds)
 
     async def _listen(self, limit: int, wait: float) -> list[Delivery]:
@@ -133,11 +144,13 @@ class Receiver:
         streams.append(f"{prefix}wake:{self._group}")
         count = max(1, min(limit // 4, int(_FETCH_BYTES / 4 / self._event_bytes)))
         command = ("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", count, "BLOCK", max(1, int(wait * 1000)))
-        (reply,) = await self._wire.request(
-            [(*command, "STREAMS", *streams, ">", ">", ">", ">", ">")], wait + self._wire.timeout
-        )
-        if isinstance(reply, Exception):
-            raise self._wire.explain(reply)
+        # A server ends a wait up to 0.1 s late; where that matters it is told to end it.
+        timer = asyncio.get_running_loop().call_later(wait, self._nudge) if wait < _CADENCE else None
+        try:
+            reply = await self._once((*command, "STREAMS", *streams, ">", ">", ">", ">", ">"), wait)
+        finally:
+            if timer is not None:
+                timer.cancel()
         wake_key = streams[-1].encode()
         news: list[tuple[bytes, Any]] = []
         for key, entries in reply or ():
@@ -146,6 +159,13 @@ class Receiver:
             else:
                 news.append((key[-1:], entries))
         return self._note(news, (), await self._out_of_turn(news))
+
+    async def _once(self, command: Command, wait: float = 0.0) -> Any:
+        """Return the reply to a command that hands something out: it must not be repeated."""
+        (reply,) = await self._wire.request([command], wait + self._wire.timeout)
+        if isinstance(reply, Exception):
+            raise self._wire.explain(reply)
+        return reply
 
     async def _out_of_turn(self, news: list[tuple[bytes, Any]]) -> set[str]:
         """Return the tokens of events whose subject has an earlier one under way: the server has parked them."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from ag06.errors import StoreError
 from ag06.persistence.log import Acknowledge, Delivery, Durability, Settlement
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.durability import check_waited, waiting_command
@@ -44,9 +46,12 @@ class RedisSubscription:
         self._settling = Wire(address, timeout)
         self._receipts = Receipts(self._settling)
         self._renewing: BlockingWire | None = None
-        self._receiver = Receiver(self._listening, group, worker, max(1, int(visibility * 1000)), self._held, recover)
+        self._receiver = Receiver(
+            self._listening, group, worker, max(1, int(visibility * 1000)), self._held, recover, self._nudge
+        )
         self._receiving: asyncio.Task[list[Delivery]] | None = None
         self._turn = asyncio.Lock()
+        self._nudges: set[asyncio.Task[None]] = set()
         self._checked = False
         self._tail: Command | None = None
         self._closed = False
@@ -157,12 +162,22 @@ class RedisSubscription:
         task, self._receiving = self._receiving, None
         if task is None or task.done():
             return
-        if self._receiver.client_id is not None:
-            await self._settling.request([("CLIENT", "UNBLOCK", self._receiver.client_id)])
+        await self._unblock()
         done, _ = await asyncio.wait([task], timeout=_FAREWELL)
         if not done:
             task.cancel()
             await asyncio.wait([task])
+
+    def _nudge(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._unblock())
+        self._nudges.add(task)
+        task.add_done_callback(self._nudges.discard)
+
+    async def _unblock(self) -> None:
+        """Make the server end the wait for news; where that fails, the wait ends by itself a little later."""
+        if self._receiver.client_id is not None:
+            with contextlib.suppress(StoreError):
+                await self._settling.request([("CLIENT", "UNBLOCK", self._receiver.client_id)])
 
     async def _find_type(self) -> str | None:
         """Return what the group listens to, or `None` if the store does not know the group; make sure of durability."""
