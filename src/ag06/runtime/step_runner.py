@@ -114,6 +114,7 @@ class StepRunner:
                 continue
             wait = 0.05
             self._accept(deliveries)
+            await asyncio.sleep(0)  # let the calls start before the next fetch takes its time
 
     def _accept(self, deliveries: Sequence[Delivery]) -> None:
         self._held += len(deliveries)
