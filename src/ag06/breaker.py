@@ -118,6 +118,20 @@ class CircuitBreaker:
 
     Use it as `with breaker:`, `async with breaker:` or `@breaker`; one object may guard any number of concurrent calls,
     from tasks and threads. A call that is cancelled, or fails with an exception of `ignore`, counts as nothing.
+
+    Args:
+        name: for messages and metrics.
+        window: how many of the last calls are looked at.
+        window_seconds: look at the calls of so many seconds instead, in steps of one second.
+        minimum_calls: calls in the window before a rate means anything.
+        failure_rate: opens at this share of failed calls, above 0 and up to 1.
+        slow_call_seconds: a call that takes this long or longer is slow; `None`: none is.
+        slow_call_rate: opens at this share of slow calls, above 0 and up to 1.
+        open_seconds: how long calls are refused before some are tried.
+        half_open_calls: how many are tried then.
+        record: exceptions that count as failures; others count as successes.
+        ignore: exceptions that count as nothing.
+        clock: seconds, monotonic.
     """
 
     def __init__(
@@ -135,22 +149,7 @@ class CircuitBreaker:
         ignore: Exceptions = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Make a closed breaker.
-
-        Args:
-            name: for messages and metrics.
-            window: how many of the last calls are looked at.
-            window_seconds: look at the calls of so many seconds instead, in steps of one second.
-            minimum_calls: calls in the window before a rate means anything.
-            failure_rate: opens at this share of failed calls, above 0 and up to 1.
-            slow_call_seconds: a call that takes this long or longer is slow; `None`: none is.
-            slow_call_rate: opens at this share of slow calls, above 0 and up to 1.
-            open_seconds: how long calls are refused before some are tried.
-            half_open_calls: how many are tried then.
-            record: exceptions that count as failures; others count as successes.
-            ignore: exceptions that count as nothing.
-            clock: seconds, monotonic.
-        """
+        """Make a closed breaker; the class says what the arguments mean."""
         _check(name, "window", window, window >= 1)
         _check(name, "window_seconds", window_seconds, window_seconds is None or 0 < window_seconds <= 86_400)
         _check(name, "minimum_calls", minimum_calls, minimum_calls >= 1)

@@ -69,40 +69,31 @@ class Admission:
             check_name("subject", subject)
         moment = None if time is None else check_time("time", time)
         encoded = encode_data(data, self.max_event_bytes)
-        content = None
+        content, window = None, self.dedup_window_ms
         if id is None:
             chosen = new_id()
         else:
             chosen = check_name("id", id)
             content = content_hash(event_type, source, subject, encoded, moment)
-        if idempotency_key is not None:
-            identity = key_hash(event_type, source, check_name("idempotency_key", idempotency_key))
+        if not dedup or self.dedup_window_ms == 0:
+            identity, window_ms = own_identity(chosen), _REPEAT_WINDOW_MS
+        elif idempotency_key is not None:
+            identity, window_ms = key_hash(event_type, source, check_name("idempotency_key", idempotency_key)), window
         else:
             identity = content or content_hash(event_type, source, subject, encoded, moment)
-        window_ms = self.dedup_window_ms
-        if not dedup or window_ms == 0:
-            # Not compared with others, yet a publisher who lost the reply may repeat the very same event by its id.
-            identity = blake2b(chosen.encode(), digest_size=16, person=b"ag06.id").digest()
-            window_ms = _REPEAT_WINDOW_MS
+            window_ms = window
         level = priority if type(priority) is Priority else check_priority(priority)
+        correlation = _optional("correlation_id", correlation_id) or chosen
+        causation, trace = _optional("causation_id", causation_id), _optional("traceparent", traceparent)
+        happened = moment or dt.datetime.now(dt.UTC)
+        body = _body(chosen, event_type, source, encoded, happened, level, subject, correlation, causation, trace)
         return Record(
             id=chosen,
             type=event_type,
             source=source,
             level=int(level),
             subject=subject,
-            body=_body(
-                chosen,
-                event_type,
-                source,
-                encoded,
-                moment or dt.datetime.now(dt.UTC),
-                level,
-                subject,
-                _optional("correlation_id", correlation_id) or chosen,
-                _optional("causation_id", causation_id),
-                _optional("traceparent", traceparent),
-            ),
+            body=body,
             identity=identity,
             window_ms=window_ms,
             content=content,
@@ -156,6 +147,14 @@ class Admission:
                 raise InvalidEvent("delay", f"is {delay!r}; seconds from 0 to {_LONGEST_DELAY:.0f} (ten years)")
             due = now_ms + math.ceil(delay * 1000)
         return due if due > now_ms else 0
+
+
+def own_identity(event_id: str) -> bytes:
+    """Return the identity of an event that is compared with no other.
+
+    A publisher who lost the reply may still repeat the very same event by its id.
+    """
+    return blake2b(event_id.encode(), digest_size=16, person=b"ag06.id").digest()
 
 
 def check_priority(value: object) -> Priority:

@@ -147,7 +147,7 @@ class EventStore:
 
     def _forget_parent(self) -> None:
         if self._pid != os.getpid():
-            _inherited.append(self._opening)
+            _inherited.append(list(self._opening.items()))
             self._opening = weakref.WeakKeyDictionary()
             self._pid = os.getpid()
 
@@ -172,28 +172,14 @@ class EventStore:
     ) -> str | None:
         """Store one event; return its id once it is durable, or `None` if it is a duplicate.
 
-        Args:
-            event_type: what happened, 1 to 255 bytes; steps subscribe to it.
-            source: who says so, 1 to 255 bytes.
-            data: any JSON value, dataclass or msgspec struct; up to `max_event_bytes` of JSON.
-            priority: which subjects go first in a step.
-            id: an id of the publisher's own; the same id and content again returns the id again.
-            subject: what it is about; events of one subject are committed in order by each step.
-            idempotency_key: says which events are the same, within (type, source); `None`: their content says it.
-            correlation_id: shared by what belongs together; `None`: the event's own id.
-            causation_id: the id of the event that caused this one.
-            traceparent: W3C trace context.
-            time: when it happened, aware; `None`: now.
-            durability: for this event alone.
-            dedup: `False`: an equal event is stored again.
-            delay: seconds to wait before the event enters the log, durably.
-            at: an aware datetime to wait for instead.
+        `id` is one of the publisher's own: repeated with the same content it is returned again. `idempotency_key` says
+        which events of a type and source are the same; without one their content says it, and `dedup=False` that none
+        are. `correlation_id` is the event's own id unless given; `time` (aware) is when it happened, now unless given.
+        `delay` (seconds) or `at` (aware) keep the event back, durably. `Event` describes the other fields.
 
-        Raises:
-            InvalidEvent: the event breaks a limit, or its id is taken by another; nothing was stored.
-            Backpressure: a step of this type is `max_backlog` behind; nothing was stored.
-            StoreUnavailable: the store does not answer; nothing was stored.
-            OutcomeUnknown: the connection was lost before the reply; publish again with `id=error.event_id`.
+        Raises `InvalidEvent` (a limit is broken, or the id is taken by other content), `Backpressure` (a step is
+        `max_backlog` behind), `StoreUnavailable` (the store does not answer): nothing was stored. Raises
+        `OutcomeUnknown` when the reply was lost: publish again with `id=error.event_id`.
         """
         record = self._admission().admit(
             event_type,

@@ -218,13 +218,16 @@ class StepRunner:
 
     @property
     def _counts_starts(self) -> bool:
-        """Whether every start is noted in the store: with a single attempt, the first death must count."""
-        return self.step.retry.attempts == 1
+        """Whether every start is noted in the store: with a single attempt, the first death must count.
+
+        Not for batches, where one death would condemn them all: there only suspects are noted, each running alone.
+        """
+        return self.step.retry.attempts == 1 and not self.step.is_batch
 
     async def _admit(self, delivery: Delivery) -> Event[Any] | None:
         """Return the event if it may run now; otherwise settle the delivery and return `None`."""
         retry = self.step.retry
-        if delivery.suspect or delivery.deaths or delivery.attempts or retry.attempts == 1:
+        if delivery.suspect or delivery.deaths or delivery.attempts or self._counts_starts:
             if killed_workers(delivery, retry) >= retry.attempts:
                 self._settle(bury_killer(delivery, retry, int(time.time() * 1000)), (), time.time())
                 return None
@@ -232,7 +235,7 @@ class StepRunner:
                 wait = Postpone(delivery, BUDGET_WAIT_MS, delivery.attempts, delivery.first_failed_ms)
                 self._settle(wait, (), time.time())
                 return None
-            if delivery.suspect or retry.attempts == 1:
+            if delivery.suspect or self._counts_starts:
                 await self._note_start(delivery)
         if not delivery.attempts:
             self._shared.budget.deposit()
