@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from pathlib import Path
@@ -112,10 +113,15 @@ def _create(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _make_file(path: Path) -> None:
-    """Create the file for its owner alone: events may hold what others must not read."""
+    """Create the file for its owner alone: events may hold what others must not read.
+
+    A file that is there is not opened: closing it would drop every lock that this process holds on it (POSIX), and
+    another process could then delete the write-ahead log under our feet.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except OSError as error:
         raise ConfigurationError(f"store {path}: cannot be opened for writing ({error.strerror})") from error
 
