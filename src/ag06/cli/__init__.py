@@ -5,6 +5,6 @@ from __future__ import annotations
 
 def main() -> None:
     """Run the command that the arguments name."""
-    from ag06.cli.app import app
+    from ag06.cli.app import run_app
 
-    app()
+    run_app()

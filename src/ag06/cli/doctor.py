@@ -1,0 +1,111 @@
+"""`ag06 doctor`: what is installed, which settings won, how the store stands, what a crash would lose."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import typer
+
+from ag06.cli.opening import opened
+from ag06.cli.output import JsonOption, StoreOption, age, print_json, print_table
+from ag06.errors import AG06Error
+from ag06.settings import resolve, resolve_all
+
+if TYPE_CHECKING:
+    from ag06.persistence.log import GroupInfo
+
+_OPTIONAL = {"redis": "no redis:// stores", "hiredis": "Redis replies are parsed several times slower"}
+_LEAST_FREE = 256 * 1024 * 1024
+_STALE_MS = 15 * 60 * 1000
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One line of the report."""
+
+    topic: str
+    status: Literal["pass", "warn", "fail"]
+    what: str
+
+
+def command(store: StoreOption = None, json: JsonOption = False) -> None:
+    """Look at the installation, the settings and the store; exit 1 if something fails.
+
+    Example: ag06 doctor --store redis://localhost:6379/0
+    """
+    findings = [*_installation(), *_settings(store), *asyncio.run(_store(store))]
+    if json:
+        print_json(findings)
+    else:
+        print_table("Doctor", ("topic", "status", "what"), [(f.topic, f.status, f.what) for f in findings])
+    if any(finding.status == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _installation() -> list[Finding]:
+    version = importlib.metadata.version("ag06")
+    found = [Finding("installation", "pass", f"ag06 {version}, Python {platform.python_version()}")]
+    for module, cost in _OPTIONAL.items():
+        if importlib.util.find_spec(module) is None:
+            found.append(Finding(module, "warn", f"not installed: {cost}; pip install 'ag06[redis]'"))
+        else:
+            found.append(Finding(module, "pass", importlib.metadata.version(module)))
+    return found
+
+
+def _settings(store: str | None) -> list[Finding]:
+    from ag06.persistence.stores import masked
+
+    return [
+        Finding(f"setting {s.name}", "pass", f"{masked(s.value)} (from {s.origin})")
+        for s in resolve_all({"store": store})
+    ]
+
+
+async def _store(store: str | None) -> list[Finding]:
+    url = resolve("store", store).value
+    try:
+        async with opened(store) as events:
+            started = time.perf_counter()
+            stats = await events.stats()
+            took = (time.perf_counter() - started) * 1000
+            log = await events.log()
+            found = [Finding("store", "pass", f"answers in {took:.1f} ms; {stats.events} events")]
+            found += [Finding("durability", _gravity(line), line) for line in await log.durability_report()]
+            if stats.dead_letters:
+                found.append(Finding("dead letters", "warn", f"{stats.dead_letters}; see: ag06 dead-letters list"))
+            found += [finding for group in stats.groups for finding in _group(group)]
+    except AG06Error as error:
+        return [Finding("store", "fail", str(error))]
+    return found + _disk(url)
+
+
+def _gravity(line: str) -> Literal["pass", "warn"]:
+    """A sentence that says what can be lost is a warning."""
+    return "warn" if any(word in line for word in ("lose", "lost", "nothing when", "unknown")) else "pass"
+
+
+def _group(group: GroupInfo) -> list[Finding]:
+    if not group.backlog or group.oldest_ms is None or time.time() * 1000 - group.oldest_ms < _STALE_MS:
+        return []
+    advice = f"run it, or: ag06 steps remove {group.group}" if not group.in_flight else "is it stuck in retries?"
+    what = f"{group.backlog} events behind, the oldest for {age(group.oldest_ms)}; it holds the log back; {advice}"
+    return [Finding(f"step {group.group}", "warn", what)]
+
+
+def _disk(url: str) -> list[Finding]:
+    scheme, _, rest = url.partition("://")
+    if scheme != "sqlite":
+        return []
+    path = Path(rest[1:].partition("?")[0])
+    free = shutil.disk_usage(path.parent).free
+    size = path.stat().st_size
+    status: Literal["pass", "warn"] = "pass" if free > _LEAST_FREE else "warn"
+    return [Finding("disk", status, f"{size / 1e6:.1f} MB used by {path}, {free / 1e9:.1f} GB free")]

@@ -1,0 +1,291 @@
+"""The proofs behind `ag06 validate`: each does the thing and raises `AssertionError` if the promise does not hold.
+
+They take names of their own in the store and remove their steps afterwards, so that a store in use is not disturbed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any
+
+from ag06 import CircuitBreaker, CircuitOpen, Context, Event, Retry, Workflow
+from ag06.persistence import EventStore
+
+_PUBLISHER = """
+import asyncio, sys
+from ag06.persistence import EventStore
+async def main():
+    events = EventStore(sys.argv[1])
+    await events.initialize(sys.argv[1])
+    number = 0
+    while True:
+        numbers = range(number, number + 20)
+        ids = await asyncio.gather(*(events.persist_event(sys.argv[2], "validate", {"n": n}) for n in numbers))
+        number += 20
+        print("\\n".join(ids), flush=True)
+asyncio.run(main())
+"""
+
+_WORKER = """
+import asyncio, sys
+from ag06 import Workflow
+app = Workflow(sys.argv[2], store=sys.argv[1], visibility_timeout=1.0)
+@app.step(sys.argv[3], name="work")
+async def work(event):
+    print("started", flush=True)
+    await asyncio.sleep(3600)
+app.run()
+"""
+
+
+class Bench:
+    """A store, names that nobody else uses, and the workflows to clean up."""
+
+    def __init__(self, url: str) -> None:
+        """Prove on the store at `url`."""
+        self.url = url
+        self.events = EventStore(url)
+        self._run = f"validate-{os.getpid()}-{time.time_ns()}"
+        self._count = 0
+        self._workflows: list[Workflow] = []
+
+    def name(self) -> str:
+        """Return a fresh name, for a type or a workflow."""
+        self._count += 1
+        return f"{self._run}-{self._count}"
+
+    def workflow(self, **settings: Any) -> Workflow:
+        """Return a fresh workflow on the store."""
+        app = Workflow(self.name(), store=self.url, **settings)
+        self._workflows.append(app)
+        return app
+
+    async def __aenter__(self) -> Bench:
+        await self.events.log()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        log = await self.events.log()
+        for app in self._workflows:
+            for step in app.steps.values():
+                await log.remove_group(step.group)
+            await app.close()
+        await self.events.close()
+
+
+def _check(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise AssertionError(otherwise)
+
+
+async def _start(script: str, *arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, *arguments, stdout=asyncio.subprocess.PIPE
+    )
+
+
+async def durability(bench: Bench) -> str:
+    """Every id that a publisher was given before SIGKILL is in the log."""
+    event_type = bench.name()
+    process = await _start(_PUBLISHER, bench.url, event_type)
+    output = process.stdout
+    if output is None:
+        raise AssertionError("the publisher has no output")
+    ids = [(await output.readline()).decode().strip() for _ in range(500)]
+    process.send_signal(signal.SIGKILL)
+    rest = (await output.read()).decode().split("\n")
+    ids += rest[:-1]  # the last line may be cut off
+    await process.wait()
+    stored = [event.id async for event in bench.events.replay(types=event_type)]
+    missing = set(ids) - set(stored)
+    _check(not missing, f"{len(missing)} of {len(ids)} returned ids are not in the log")
+    _check(len(stored) == len(set(stored)), "an event is stored twice")
+    return f"publisher killed: {len(ids)} ids returned, all in the log"
+
+
+async def deduplication(bench: Bench) -> str:
+    """Equal events within the window are stored once, whoever publishes them at once."""
+    event_type = bench.name()
+    found = await asyncio.gather(*(bench.events.persist_event(event_type, "validate", {"n": 1}) for _ in range(200)))
+    stored = [event async for event in bench.events.replay(types=event_type)]
+    _check(len(stored) == 1 and sum(x is not None for x in found) == 1, f"{len(stored)} of 200 equal events stored")
+    return "200 equal events at once: 1 stored, 199 refused"
+
+
+async def replay(bench: Bench) -> str:
+    """A range comes back whole, in order."""
+    event_type = bench.name()
+    started = time.time()
+    await bench.events.persist_events(
+        [{"event_type": event_type, "source": "validate", "data": {"n": n}} for n in range(5000)]
+    )
+    begun = time.perf_counter()
+    seen = [event.data["n"] async for event in bench.events.replay(start=started - 1, types=event_type)]
+    took = time.perf_counter() - begun
+    _check(seen == list(range(5000)), f"{len(seen)} of 5000 events came back, or in another order")
+    return f"5000 events in order, {5000 / took:,.0f}/s"
+
+
+async def takeover(bench: Bench) -> str:
+    """What a killed worker held is processed by another one within the visibility timeout and a second."""
+    app = bench.workflow(visibility_timeout=1.0)
+    event_type = bench.name()
+    done = asyncio.Event()
+
+    @app.step(event_type, name="work")
+    async def work(event: Event, ctx: Context) -> None:
+        if ctx.taken_over:
+            done.set()
+
+    event_id = await app.publish(event_type, data={"n": 1})
+    process = await _start(_WORKER, bench.url, app.name, event_type)
+    output = process.stdout
+    if output is None:
+        raise AssertionError("the worker has no output")
+    await output.readline()
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+    killed = time.perf_counter()
+    async with app.running():
+        async with asyncio.timeout(30):
+            await done.wait()
+        took = time.perf_counter() - killed
+        await app.drain(timeout=10)
+    return f"event {event_id} taken over {took:.2f} s after SIGKILL (visibility timeout 1 s)"
+
+
+async def order(bench: Bench) -> str:
+    """Events of one subject are processed one at a time and in order."""
+    app = bench.workflow()
+    event_type = bench.name()
+    seen: dict[str, list[int]] = {}
+    running: set[str] = set()
+    overlaps = 0
+
+    @app.step(event_type, name="work", concurrency=16)
+    async def work(event: Event) -> None:
+        nonlocal overlaps
+        subject = str(event.subject)
+        overlaps += subject in running
+        running.add(subject)
+        await asyncio.sleep(0.001)
+        running.discard(subject)
+        seen.setdefault(subject, []).append(event.data["n"])
+
+    async with app.running():
+        for n in range(300):
+            await app.publish(event_type, data={"n": n}, subject=f"s{n % 10}", priority=n % 4)
+        await app.drain(timeout=30)
+    _check(overlaps == 0, f"{overlaps} events of one subject ran at once")
+    _check(all(numbers == sorted(numbers) for numbers in seen.values()), "a subject was processed out of order")
+    return "300 events of 10 subjects, mixed priorities: in order, never two at once"
+
+
+async def outbox(bench: Bench) -> str:
+    """A step that runs again after a failure is heard once."""
+    app = bench.workflow()
+    event_type, output_type = bench.name(), bench.name()
+    calls: dict[str, int] = {}
+
+    @app.step(event_type, name="work", retry=Retry(attempts=3, initial=0.01))
+    async def work(event: Event, ctx: Context) -> None:
+        calls[event.id] = calls.get(event.id, 0) + 1
+        await ctx.publish(output_type, {"n": event.data["n"]})
+        if calls[event.id] == 1:
+            raise ConnectionError("first attempt fails")
+
+    async with app.running():
+        for n in range(20):
+            await app.publish(event_type, data={"n": n})
+        await app.drain(timeout=30)
+        outputs = [event.data["n"] async for event in app.events.replay(types=output_type)]
+    _check(sorted(outputs) == list(range(20)), f"{len(outputs)} outputs of 20 events")
+    return f"{sum(calls.values())} calls of 20 events, 20 outputs"
+
+
+async def dead_letters(bench: Bench) -> str:
+    """A poison event ends in the dead letters with its error; nothing waits behind it."""
+    app = bench.workflow()
+    event_type = bench.name()
+    processed: list[int] = []
+
+    @app.step(event_type, name="work", retry=Retry(attempts=3, initial=0.01))
+    async def work(event: Event) -> None:
+        if event.data["n"] == 0:
+            raise ValueError("poison")
+        processed.append(event.data["n"])
+
+    async with app.running():
+        for n in range(20):
+            await app.publish(event_type, data={"n": n})
+        await app.drain(timeout=30)
+        log = await app.events.log()
+        letters = await log.dead_letters(f"{app.name}.work")
+        await log.discard_dead_letters([(letter.group, letter.event_id) for letter in letters])
+    _check(len(letters) == 1 and letters[0].failure.attempts == 3, f"{len(letters)} dead letters instead of 1")
+    _check("poison" in letters[0].failure.traceback, "the dead letter lost its traceback")
+    _check(sorted(processed) == list(range(1, 20)), "an event waited behind the poison")
+    return "1 dead letter after 3 attempts with its traceback, 19 events processed"
+
+
+async def schedule(bench: Bench) -> str:
+    """A delayed event arrives when it is due and not before."""
+    app = bench.workflow()
+    event_type = bench.name()
+    arrived: list[float] = []
+
+    @app.step(event_type, name="work")
+    async def work(event: Event) -> None:
+        arrived.append(time.time() - event.data["due"])
+
+    async with app.running():
+        await app.publish(event_type, data={"due": time.time() + 0.5}, delay=0.5)
+        await app.drain(timeout=30)
+    _check(len(arrived) == 1 and arrived[0] >= -0.002, f"arrived {arrived} s after it was due")
+    return f"delayed by 0.5 s, came {arrived[0] * 1000:.0f} ms after it was due"
+
+
+async def breaker(bench: Bench) -> str:
+    """A circuit breaker opens at its failure rate, refuses calls, and closes after good trials."""
+    now = 0.0
+    guard = CircuitBreaker("validate", minimum_calls=10, open_seconds=5.0, half_open_calls=2, clock=lambda: now)
+    for number in range(10):
+        try:
+            with guard:
+                if number % 2:
+                    raise ConnectionError
+        except ConnectionError:
+            continue
+    _check(guard.state == "open", f"state {guard.state} after 5 failures in 10 calls")
+    try:
+        with guard:
+            raise AssertionError("an open breaker let a call through")
+    except CircuitOpen as refused:
+        retry_after = refused.retry_after
+    now = 5.1
+    for _ in range(2):
+        with guard:
+            now += 0.001
+    _check(guard.state == "closed", f"state {guard.state} after two good trials")
+    return f"opened after 5 of 10 failed, refused for {retry_after:.0f} s, closed after 2 good trials"
+
+
+PROOFS: list[tuple[str, Callable[[Bench], Awaitable[str]]]] = [
+    ("durable before told", durability),
+    ("duplicates refused", deduplication),
+    ("replay whole and in order", replay),
+    ("order by subject", order),
+    ("outputs exactly once", outbox),
+    ("dead letters keep the story", dead_letters),
+    ("delays are kept", schedule),
+    ("a dead worker is replaced", takeover),
+    ("circuit breaker", breaker),
+]
