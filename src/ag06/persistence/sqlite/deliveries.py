@@ -55,11 +55,8 @@ def load_group(connection: sqlite3.Connection, name: str) -> GroupRow | None:
     return None if row is None else GroupRow(row[0], row[1], list(row[2:]))
 
 
-def has_work(connection: sqlite3.Connection, name: str, now_ms: int) -> bool:
+def has_work(connection: sqlite3.Connection, group: GroupRow, now_ms: int) -> bool:
     """Say, reading only, whether a claim for the group would find anything."""
-    group = load_group(connection, name)
-    if group is None:
-        return False
     execute = connection.execute
     due = execute(
         "SELECT 1 FROM deliveries WHERE grp = ?1 AND state = 1 UNION ALL "

@@ -47,8 +47,7 @@ class SqliteSubscription:
         self._worker = worker
         self._visibility_ms = int(visibility * 1000)
         self._now_ms = now_ms
-        self._due_ms: int | None = None
-        self._type = ""
+        self._type: str | None = None
 
     async def fetch(self, limit: int, wait: float) -> list[Delivery]:
         """Return deliveries; see the port."""
@@ -58,24 +57,32 @@ class SqliteSubscription:
             arrived = asyncio.Event()
             self._waiters.add(arrived, self._type)
             try:
-                nothing: _Claimed = ([], self._due_ms, self._type)
-                deliveries, self._due_ms, self._type = await self._writer.submit(
-                    lambda connection: self._claim(connection, limit),
-                    durable=False,
-                    probe=lambda connection: has_work(connection, self._name, self._now_ms()),
-                    idle=nothing,
+                deliveries, due_ms, self._type = await self._writer.submit(
+                    lambda connection: self._claim(connection, limit), durable=False, probe=self._idle
                 )
                 left = deadline - loop.time()
                 if deliveries or left <= 0:
                     return deliveries
-                if self._due_ms is not None:
-                    left = min(left, max(0.001, (self._due_ms - self._now_ms()) / 1000))
+                if due_ms is not None:
+                    left = min(left, max(0.001, (due_ms - self._now_ms()) / 1000))
                 async with asyncio.timeout(left):
                     await arrived.wait()
             except TimeoutError:
                 continue
             finally:
                 self._waiters.remove(arrived)
+
+    def _idle(self, connection: sqlite3.Connection) -> _Claimed | None:
+        """Return what a claim that finds nothing would, or `None` if it might find something."""
+        group = load_group(connection, self._name)
+        if group is None or has_work(connection, group, self._now_ms()):
+            return None
+        return [], next_due_ms(connection, group.id), self._type_name(connection, group)
+
+    def _type_name(self, connection: sqlite3.Connection, group: GroupRow) -> str:
+        if self._type is None:
+            (self._type,) = connection.execute("SELECT name FROM types WHERE id = ?", (group.type,)).fetchone()
+        return self._type or ""
 
     def _claim(self, connection: sqlite3.Connection, limit: int) -> _Claimed:
         now_ms = self._now_ms()
@@ -92,8 +99,7 @@ class SqliteSubscription:
             deliveries = claim.run()
         if types:
             self._waiters.wake(types)
-        (event_type,) = connection.execute("SELECT name FROM types WHERE id = ?", (group.type,)).fetchone()
-        return deliveries, next_due_ms(connection, group.id), event_type
+        return deliveries, next_due_ms(connection, group.id), self._type_name(connection, group)
 
     def _group(self, connection: sqlite3.Connection) -> GroupRow:
         group = load_group(connection, self._name)
@@ -118,7 +124,7 @@ class SqliteSubscription:
 
         kept, types, released = await self._writer.submit(work)
         if released:
-            types = types | {self._type}
+            types = types | {self._type or ""}
         if types:
             self._waiters.wake(types)
         return kept
@@ -161,7 +167,7 @@ class SqliteSubscription:
                     connection.execute("DELETE FROM workers WHERE id = ?", (number,))
 
         await self._writer.submit(work, durable=False)
-        self._waiters.wake({self._type})
+        self._waiters.wake(None if self._type is None else {self._type})
 
     def renew(self) -> None:
         """Extend the lease; see the port."""

@@ -13,7 +13,7 @@ from ag06.persistence.sqlite.schema import connect
 _FIRST_POLL = 0.001
 _LONGEST_POLL = 0.02
 
-_Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Event, str]
+_Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Event, str | None]
 
 
 class Waiters:
@@ -26,8 +26,8 @@ class Waiters:
         self.someone = threading.Event()
         self.holders = 0
 
-    def add(self, event: asyncio.Event, event_type: str) -> None:
-        """Set `event` in the running loop once something happens to events of a type."""
+    def add(self, event: asyncio.Event, event_type: str | None) -> None:
+        """Set `event` in the running loop once something happens to events of a type, or of any type."""
         with self._lock:
             self._waiting[event] = (asyncio.get_running_loop(), event, event_type)
             self.someone.set()
@@ -43,7 +43,11 @@ class Waiters:
         """Wake those who wait for these types, or everyone."""
         wanted = None if types is None else set(types)
         with self._lock:
-            found = [waiter for waiter in self._waiting.values() if wanted is None or waiter[2] in wanted]
+            found = [
+                waiter
+                for waiter in self._waiting.values()
+                if wanted is None or waiter[2] is None or waiter[2] in wanted
+            ]
         for loop, event, _ in found:
             with contextlib.suppress(RuntimeError):  # its loop has closed: nobody waits there any more
                 loop.call_soon_threadsafe(event.set)

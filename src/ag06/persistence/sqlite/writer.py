@@ -22,11 +22,11 @@ _LARGEST = 64  # operations in one transaction; one append operation carries man
 class Operation(Generic[R]):
     """One thing to do in a transaction, and the future that waits for it.
 
-    `durable`: the transaction must reach the disk before the answer. `probe` says, outside any transaction, whether
-    there is anything to do; `idle` is the answer when there is not.
+    `durable`: the transaction must reach the disk before the answer. `probe` looks, outside any transaction, and
+    returns the answer if there is nothing to do, else `None`.
     """
 
-    __slots__ = ("done", "durable", "idle", "probe", "work")
+    __slots__ = ("done", "durable", "probe", "work")
 
     def __init__(
         self,
@@ -34,15 +34,13 @@ class Operation(Generic[R]):
         done: Callable[[R | None, BaseException | None], None],
         *,
         durable: bool = True,
-        probe: Callable[[sqlite3.Connection], bool] | None = None,
-        idle: R | None = None,
+        probe: Callable[[sqlite3.Connection], R | None] | None = None,
     ) -> None:
         """`done(result, error)` is called in the writer's thread, after the transaction."""
         self.work = work
         self.done = done
         self.durable = durable
         self.probe = probe
-        self.idle = idle
 
 
 class Writer(threading.Thread):
@@ -64,8 +62,7 @@ class Writer(threading.Thread):
         work: Callable[[sqlite3.Connection], R],
         *,
         durable: bool = True,
-        probe: Callable[[sqlite3.Connection], bool] | None = None,
-        idle: R | None = None,
+        probe: Callable[[sqlite3.Connection], R | None] | None = None,
     ) -> R:
         """Run `work` in a transaction; return its result once that is committed.
 
@@ -80,7 +77,7 @@ class Writer(threading.Thread):
             except RuntimeError:  # the loop has closed: nobody waits any more
                 return
 
-        self.put(Operation(work, done, durable=durable, probe=probe, idle=idle))
+        self.put(Operation(work, done, durable=durable, probe=probe))
         result: R = await future
         return result
 
@@ -155,10 +152,11 @@ class Writer(threading.Thread):
         """Return those that have something to do; the others need no transaction."""
         busy = []
         for operation in batch:
-            if operation.probe is None or operation.probe(connection):
+            idle = None if operation.probe is None else operation.probe(connection)
+            if idle is None:
                 busy.append(operation)
             else:
-                answers.append((operation, operation.idle, None))
+                answers.append((operation, idle, None))
         return busy
 
     def _one(self, connection: sqlite3.Connection, operation: Operation[Any]) -> tuple[Any, BaseException | None]:
