@@ -12,7 +12,7 @@ from ag06.errors import AG06Error, OutcomeUnknown, StoreUnavailable
 from ag06.persistence.log import Appended, Durability, Record
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.durability import check_waited, waiting_command
-from ag06.persistence.redis.receipts import Call, Receipts
+from ag06.persistence.redis.receipts import Call, Doubt, Receipts
 from ag06.persistence.redis.records import cut_chunks
 from ag06.persistence.redis.wire import Command, Wire
 
@@ -36,9 +36,9 @@ class _Waiting(msgspec.Struct, gc=False):
 class _Lane:
     """One connection for rounds, and the task that does them."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, doubts: list[Doubt]) -> None:
         self.wire = wire
-        self.receipts = Receipts(wire)
+        self.receipts = Receipts(wire, doubts)
         self.called = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
@@ -49,7 +49,8 @@ class Appender:
     def __init__(self, address: Address, timeout: float, level: Durability) -> None:
         """Append to the log at `address`; each round may take `timeout` seconds."""
         self._level: Durability = level
-        self._lanes = [_Lane(Wire(address, timeout)) for _ in range(_LANES)]
+        doubts: list[Doubt] = []
+        self._lanes = [_Lane(Wire(address, timeout), doubts) for _ in range(_LANES)]
         self._free = self._lanes[::-1]
         self._queue: deque[_Waiting] = deque()
         self._queued = 0

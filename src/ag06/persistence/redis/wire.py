@@ -56,8 +56,10 @@ class Wire:
 
     async def open(self) -> None:
         """Connect if there is no connection; raise `StoreUnavailable` or `ConfigurationError`."""
-        if self._connection is not None and self._connection.is_connected:
-            return
+        if self._connection is not None:
+            if self._connection.is_connected and not _is_stale(self._connection):
+                return
+            await self._drop()
         connection = self._class(
             **{
                 **self._arguments,
@@ -185,6 +187,12 @@ class Wire:
     def explain(self, error: Exception) -> AG06Error:
         """Return what an error of the client or an error reply means to a caller; nothing was done."""
         return explain(error, self.address.shown)
+
+
+def _is_stale(connection: Any) -> bool:
+    """Whether the server has closed its end already: then what is sent now is certainly not done."""
+    reader = getattr(connection, "_reader", None)
+    return reader is not None and (reader.at_eof() or reader.exception() is not None)
 
 
 def _packed(command: Command) -> bytes:

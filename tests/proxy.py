@@ -1,0 +1,96 @@
+"""A network that breaks on demand, between a test and a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+
+class Proxy:
+    """Forwards connections to a port of the loopback.
+
+    `lose_reply_to`: the next request that contains these bytes is forwarded, and its connection cut instead of passing
+    the reply on. `silent`: requests are forwarded, replies kept back. `down`: connections are refused.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.port = 0
+        self.lose_reply_to: bytes | None = None
+        self.silent = False
+        self.lost = 0
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    async def __aenter__(self) -> Proxy:
+        await self.up()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.down()
+
+    async def up(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def down(self) -> None:
+        """Cut every connection and refuse new ones."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self.cut()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def cut(self) -> None:
+        """Cut every connection; new ones are welcome."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        with suppress(OSError, asyncio.CancelledError):
+            back_reader, back_writer = await asyncio.open_connection("127.0.0.1", self.target)
+            self._writers |= {writer, back_writer}
+            doomed = asyncio.Event()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._requests(reader, back_writer, doomed))
+                    group.create_task(self._replies(back_reader, writer, doomed))
+            except* OSError:
+                pass
+            finally:
+                self._writers -= {writer, back_writer}
+                writer.transport.abort()
+                back_writer.transport.abort()
+
+    async def _requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event
+    ) -> None:
+        while data := await reader.read(1 << 16):
+            if self.lose_reply_to is not None and self.lose_reply_to in data:
+                self.lose_reply_to = None
+                self.lost += 1
+                doomed.set()
+            writer.write(data)
+            await writer.drain()
+        raise ConnectionResetError
+
+    async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
+        while data := await reader.read(1 << 16):
+            if doomed.is_set():
+                break
+            if not self.silent:
+                writer.write(data)
+                await writer.drain()
+        raise ConnectionResetError
