@@ -133,8 +133,8 @@ class EventStore:
                 opening = self._opening[loop] = loop.create_future()
         if not mine:
             return await asyncio.shield(opening)
-        log = open_log(self._url, self._options)
         try:
+            log = open_log(self._url, self._options)
             await log.open()
         except BaseException as error:
             with self._lock:
@@ -294,8 +294,10 @@ class EventStore:
             self._hot = (None, 0, None)
         here = asyncio.get_running_loop()
         for loop, opening in opened:
+            if loop is here and not opening.done():
+                continue  # whoever opens it right now keeps it
             if loop is here:
-                await (await opening).close()
+                await opening.result().close()
             elif not loop.is_closed() and opening.done() and opening.exception() is None:
                 closing = asyncio.run_coroutine_threadsafe(opening.result().close(), loop)
                 await asyncio.wait_for(asyncio.wrap_future(closing), self._options.timeout)
