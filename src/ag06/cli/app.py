@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 
@@ -43,7 +44,7 @@ def run_app() -> None:
     except AG06Error as error:
         _say(error)
         sys.exit(FAILED)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone. Python would complain once more when it flushes stdout at exit.

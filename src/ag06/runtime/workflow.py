@@ -307,20 +307,21 @@ class Workflow:
         await self.events.close()
 
     async def serve(self) -> None:
-        """Run the steps until SIGTERM or SIGINT, then shut down gracefully; a second signal ends at once."""
+        """Run the steps until SIGTERM or SIGINT, then shut down gracefully; a second SIGINT ends at once."""
         if not self.steps:
             raise ConfigurationError(f"workflow {self.name!r} has no steps; declare one with @app.step(...)")
         loop = asyncio.get_running_loop()
         asked = asyncio.Event()
         me = asyncio.current_task()
 
-        def on_signal() -> None:
-            if asked.is_set() and me is not None:
+        def on_signal(number: signal.Signals) -> None:
+            # SIGTERM may come twice, from a supervisor and from whoever stopped the supervisor: once is enough.
+            if number == signal.SIGINT and asked.is_set() and me is not None:
                 me.cancel()
             asked.set()
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal)
+            loop.add_signal_handler(number, on_signal, number)
         try:
             async with self.running():
                 worker = self._worker
