@@ -1,0 +1,1 @@
+"""Benchmarks beside the peers and the physical limits: `python -m benchmarks`."""
