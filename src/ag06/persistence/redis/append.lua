@@ -1,15 +1,14 @@
--- Append a batch, each record checked and stored atomically. ARGV: receipt (3), runs. Returns a digit for each record.
--- A run is either {record} or {type, level, window in ms, max_backlog, {body, id, identity, body, ...}}: what most
--- events are, packed and looped over with as little as can be, for this is where the server spends its time.
+-- Append plain events: with an identity, without subject, chosen id or due time, as most are. Here the server spends
+-- its time, so this does as little as can be; admit.lua takes every kind. ARGV: receipt (3), runs. A run is
+-- {type, level, window in ms, max_backlog, {body, id, identity, body, ...}}. Returns a digit for each record.
 local earlier = earlier_reply(1)
 if earlier then
   return earlier
 end
 local outcomes, n = {}, 0
-
-local function append_run(event_type, level, window, max_backlog, parts)
-  local key = stream(event_type, level)
-  window = tostring(window)
+for _, run in ipairs(cmsgpack.unpack(ARGV[4])) do
+  local event_type, max_backlog, parts = run[1], run[4], run[5]
+  local key, window = stream(event_type, run[2]), tostring(run[3])
   for i = 1, #parts, 3 do
     local id, identity_key = parts[i + 1], P .. 'd:' .. parts[i + 2]
     local outcome = STORED
@@ -24,15 +23,6 @@ local function append_run(event_type, level, window, max_backlog, parts)
     end
     n = n + 1
     outcomes[n] = outcome
-  end
-end
-
-for _, run in ipairs(cmsgpack.unpack(ARGV[4])) do
-  if #run == 1 then
-    n = n + 1
-    outcomes[n] = admit(run[1])
-  else
-    append_run(unpack(run))
   end
 end
 keep_counts()

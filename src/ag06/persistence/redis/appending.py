@@ -136,7 +136,7 @@ class Appender:
 
     async def _round(self, lane: _Lane, callers: list[_Waiting]) -> None:
         chunks = cut_chunks([(waiting.records, waiting.max_backlog) for waiting in callers])
-        calls = [Call("append", (), (chunk.packed(),), chunk.ids) for chunk in chunks]
+        calls = [Call(chunk.script, (), (chunk.packed(),), chunk.ids) for chunk in chunks]
         replies = await lane.receipts.send(calls, self._tail)
         if self._tail is not None:
             check_waited(self._tail, replies.pop(), lane.wire.address.shown)

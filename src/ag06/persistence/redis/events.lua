@@ -1,23 +1,7 @@
 -- How an event enters the log. A record is an array:
 -- type, level, subject, body, id, identity, window in ms, content, due in ms, max_backlog.
-local STORED, DUPLICATE, REPEATED, CLASH, FULL = 0, 1, 2, 3, 4
 local CHOSEN_ID_MS = '604800000' -- how long an id that its publisher chose is remembered
 local OUTPUT_ID_MS = '3600000' -- a step's output is stored with its acknowledgement, so a short memory is enough
-local LEVELS = { '0', '1', '2', '3' }
-
-local streams = {}
-local added = {}
-local duplicates = 0
-
-local function stream(event_type, level)
-  local name = event_type .. ':' .. level
-  local key = streams[name]
-  if not key then
-    key = P .. 's:' .. name
-    streams[name] = key
-  end
-  return key
-end
 
 local function add(event_type, level, subject, body)
   local id = next_id()
@@ -32,20 +16,6 @@ local function add(event_type, level, subject, body)
     redis.call('XADD', key, id, 'b', body)
   end
   added[event_type] = (added[event_type] or 0) + 1
-end
-
-local room = {}
-
--- The slowest group is asked once for a type; what is added meanwhile is counted here.
-local function is_full(event_type, max_backlog)
-  if not room[event_type] then
-    local slowest = math.huge
-    for _, done in ipairs(redis.call('HVALS', P .. 'done:' .. event_type)) do
-      slowest = math.min(slowest, tonumber(done))
-    end
-    room[event_type] = tonumber(redis.call('HGET', P .. 'added', event_type) or '0') - slowest
-  end
-  return room[event_type] + (added[event_type] or 0) >= max_backlog
 end
 
 local function wake_one(event_type)
@@ -63,15 +33,6 @@ local function schedule(event_type, level, subject, body, due)
   if due - now < 1500 then
     wake_one(event_type) -- whoever waits there waits for less long now
   end
-end
-
--- The outcome for an identity that is remembered already: under this id, or under another one.
-local function remembered(identity_key, id)
-  if redis.call('GET', identity_key) == id then
-    return REPEATED
-  end
-  duplicates = duplicates + 1
-  return DUPLICATE
 end
 
 local function admit(record)
@@ -109,14 +70,4 @@ local function admit(record)
     add(record[1], record[2], record[3], record[4])
   end
   return STORED
-end
-
-local function keep_counts()
-  for event_type, count in pairs(added) do
-    redis.call('HINCRBY', P .. 'added', event_type, count)
-  end
-  if duplicates > 0 then
-    redis.call('HINCRBY', P .. 'counters', 'duplicates', duplicates)
-  end
-  keep_clock()
 end

@@ -21,6 +21,7 @@ class Chunk(msgspec.Struct):
     runs: list[tuple[Any, ...]]
     ids: list[str]
     size: int = 0
+    script: str = "append"
 
     def packed(self) -> bytes:
         """Return the argument for the script."""
@@ -67,6 +68,7 @@ def cut_chunks(calls: Iterable[tuple[Sequence[Record], int]]) -> list[Chunk]:
                 or record.window_ms < 1
             ):
                 chunk.runs.append((row(record, max_backlog),))
+                chunk.script = "admit"
                 last = None
                 continue
             common = (record.type, record.level, record.window_ms, max_backlog)

@@ -16,18 +16,20 @@ class Script(msgspec.Struct, frozen=True):
     sha: bytes
 
 
-_EVENTS = ("clock", "events")
+_COUNTS = ("clock", "counts")
+_EVENTS = (*_COUNTS, "events")
 _DELIVERIES = (*_EVENTS, "ids", "deliveries")
 _HELD = (*_DELIVERIES, "held")
 _PARTS: dict[str, tuple[str, ...]] = {
-    "append": (*_EVENTS, "receipt"),
+    "append": (*_COUNTS, "receipt"),
+    "admit": (*_EVENTS, "receipt"),
     "resolve": (*_EVENTS, "receipt"),
     "promote": (*_EVENTS, "promotion"),
-    "register": _EVENTS,
-    "census": _EVENTS,
+    "register": _COUNTS,
+    "census": _COUNTS,
     "discard": ("clock",),
-    "trim": (*_EVENTS, "ids"),
-    "tails": _EVENTS,
+    "trim": (*_COUNTS, "ids"),
+    "tails": _COUNTS,
     "fetch": (*_DELIVERIES, "promotion"),
     "order": _DELIVERIES,
     "commit": (*_HELD, "receipt"),
