@@ -16,7 +16,10 @@ async def ours(url: str, count: int) -> dict[str, float]:
     await events.initialize(url)
     for start in range(0, count, 2000):
         await events.persist_events(
-            [{"event_type": TYPE, "source": "bench", "data": payload(n)} for n in range(start, min(start + 2000, count))]
+            [
+                {"event_type": TYPE, "source": "bench", "data": payload(n)}
+                for n in range(start, min(start + 2000, count))
+            ]
         )
     process = psutil.Process()
     async for _ in events.replay(limit=5000):
