@@ -12,6 +12,8 @@ from ag06.persistence.log import Appended, Record
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Record).decode
 
+_LARGEST_PROMOTION = 1000
+
 _TAKE_IDENTITY = """
 INSERT INTO identities VALUES (?1, ?2, ?3) ON CONFLICT (key) DO UPDATE SET id = ?2, expires = ?3 WHERE expires <= ?4
 """
@@ -97,15 +99,6 @@ class Appender:
         self.stored_types.add(record.type)
         return Appended.STORED
 
-    def promote(self) -> None:
-        """Append what was scheduled and is due."""
-        due = self._execute(
-            "SELECT n, record FROM scheduled WHERE due <= ? ORDER BY due, n LIMIT 1000", (self._now_ms,)
-        ).fetchall()
-        for number, record in due:
-            self._execute("DELETE FROM scheduled WHERE n = ?", (number,))
-            self.store(_decode(record))
-
     def finish(self) -> set[str]:
         """Write the counters; return the types that have new events."""
         for type_id, count in self._appended.items():
@@ -122,7 +115,8 @@ class Appender:
 
     def _known(self, event_id: str) -> tuple[bytes | None] | None:
         found: tuple[bytes | None] | None = self._execute(
-            "SELECT content FROM events WHERE id = ?1 UNION ALL SELECT content FROM scheduled WHERE id = ?1",
+            "SELECT content FROM events WHERE id = ?1 UNION ALL SELECT content FROM scheduled WHERE id = ?1 "
+            "UNION ALL SELECT content FROM trimmed_ids WHERE id = ?1",
             (event_id,),
         ).fetchone()
         return found
@@ -176,3 +170,17 @@ def append_calls(
     appender = Appender(connection, now_ms)
     outcomes = [[appender.append(record, max_backlog) for record in records] for records, max_backlog in calls]
     return outcomes, appender.finish()
+
+
+def promote(connection: sqlite3.Connection, now_ms: int) -> set[str]:
+    """Append what was scheduled and is due; return the types that have new events."""
+    due = connection.execute(
+        "SELECT n, record FROM scheduled WHERE due <= ? ORDER BY due, n LIMIT ?", (now_ms, _LARGEST_PROMOTION)
+    ).fetchall()
+    if not due:
+        return set()
+    appender = Appender(connection, now_ms)
+    for number, record in due:
+        connection.execute("DELETE FROM scheduled WHERE n = ?", (number,))
+        appender.store(_decode(record))
+    return appender.finish()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ag06.errors import ConfigurationError
 from ag06.persistence.log import StepSpec, dispatch_key
 from ag06.persistence.sqlite.appending import find_type
+from ag06.persistence.sqlite.deliveries import LEVELS, READY, load_group
 
 _SLICE = 2000
 
@@ -26,7 +27,8 @@ def register(connection: sqlite3.Connection, workflow: str, steps: Sequence[Step
     new = row is None
     for spec in steps:
         if spec.group not in known:
-            _place(connection, workflow, spec, spec.start or ("beginning" if new else "end"))
+            start = ("beginning" if new else "end") if spec.start is None else spec.start
+            _place(connection, workflow, spec, start)
 
 
 def _place(connection: sqlite3.Connection, workflow: str, spec: StepSpec, start: str | int) -> None:
@@ -58,27 +60,35 @@ def remove(connection: sqlite3.Connection, name: str) -> bool:
 
 def retry(connection: sqlite3.Connection, letters: Sequence[tuple[str, str]]) -> int:
     """Deliver dead letters again, each to its group alone; return how many were found."""
-    count = 0
-    for name, event_id in letters:
-        group = connection.execute("SELECT id FROM groups WHERE name = ?", (name,)).fetchone()
-        letter = connection.execute(
-            "SELECT n, seq, stream, body FROM dead_letters WHERE grp = ? AND id = ?", (name, event_id)
-        ).fetchone()
-        if group is None or letter is None:
-            continue
-        number, seq, stream, body = letter
-        # The retention may have taken the event since: the dead letter kept it.
-        connection.execute(
-            "INSERT OR IGNORE INTO events VALUES (?, ?, ?, NULL, NULL, 1, NULL, ?)", (seq, stream, event_id, body)
-        )
-        rank = dispatch_key(seq >> 20, stream & 3)
-        connection.execute(
-            "INSERT INTO deliveries (grp, seq, state, rank, due) VALUES (?, ?, 1, ?, ?)", (group[0], seq, rank, rank)
-        )
-        connection.execute("UPDATE groups SET settled = settled - 1 WHERE id = ?", group)
-        connection.execute("DELETE FROM dead_letters WHERE n = ?", (number,))
-        count += 1
-    return count
+    return sum(_retry(connection, group, event_id) for group, event_id in letters)
+
+
+def _retry(connection: sqlite3.Connection, name: str, event_id: str) -> bool:
+    execute = connection.execute
+    group = load_group(connection, name)
+    letter = execute(
+        "SELECT n, seq, stream, body FROM dead_letters WHERE grp = ? AND id = ?", (name, event_id)
+    ).fetchone()
+    if group is None or letter is None:
+        return False
+    number, seq, stream, body = letter
+    if stream >> 2 != group.type:
+        return False  # the step of this name listens to something else now
+    execute("DELETE FROM dead_letters WHERE n = ?", (number,))
+    if seq > group.read[stream & 3]:
+        return True  # the step was removed and came back: it has the event still before it
+    # The retention may have taken the event since: the dead letter kept it.
+    restored = execute(
+        "INSERT OR IGNORE INTO events VALUES (?, ?, ?, NULL, NULL, 1, NULL, ?)", (seq, stream, event_id, body)
+    ).rowcount
+    execute("UPDATE counters SET value = value - ? WHERE name = 'trimmed'", (restored,))
+    rank = dispatch_key(seq >> 20, stream & 3)
+    added = execute(
+        "INSERT OR IGNORE INTO deliveries (grp, seq, state, rank, due) VALUES (?, ?, ?, ?, ?)",
+        (group.id, seq, READY, rank, rank),
+    ).rowcount
+    execute("UPDATE groups SET settled = settled - ? WHERE id = ?", (added, group.id))
+    return True
 
 
 def discard(connection: sqlite3.Connection, letters: Sequence[tuple[str, str]]) -> int:
@@ -97,19 +107,33 @@ def forget_identities(connection: sqlite3.Connection, now_ms: int, prefix: int) 
     )
 
 
-def trim(connection: sqlite3.Connection, before_ms: int) -> int:
-    """Delete a slice of the events recorded before `before_ms` that every group settled; return how many."""
-    count = 0
+def trim(connection: sqlite3.Connection, before_ms: int) -> bool:
+    """Delete a slice of the events recorded before `before_ms` that every group settled; return whether it was full.
+
+    The newest event always stays: positions go on from it.
+    """
     (newest,) = connection.execute("SELECT max(seq) FROM events").fetchone()
+    full = False
     for (type_id,) in connection.execute("SELECT id FROM types").fetchall():
-        for level in range(4):
+        for level in LEVELS:
             limit = min(before_ms << 20, newest or 0, _first_needed(connection, type_id, level))
-            count += connection.execute(
-                "DELETE FROM events WHERE seq IN "
-                "(SELECT seq FROM events WHERE stream = ? AND seq < ? ORDER BY seq LIMIT ?)",
-                (type_id * 4 + level, limit, _SLICE),
-            ).rowcount
-    return count
+            full |= _trim_stream(connection, type_id * 4 + level, limit)
+    return full
+
+
+def _trim_stream(connection: sqlite3.Connection, stream: int, limit: int) -> bool:
+    rows = connection.execute(
+        "SELECT seq, id, content FROM events WHERE stream = ? AND seq < ? ORDER BY seq LIMIT ?", (stream, limit, _SLICE)
+    ).fetchall()
+    if not rows:
+        return False
+    connection.executemany(
+        "INSERT OR IGNORE INTO trimmed_ids VALUES (?, ?)",
+        [(event_id, content) for _, event_id, content in rows if content is not None],
+    )
+    connection.executemany("DELETE FROM events WHERE seq = ?", [(seq,) for seq, _, _ in rows])
+    connection.execute("UPDATE counters SET value = value + ? WHERE name = 'trimmed'", (len(rows),))
+    return len(rows) == _SLICE
 
 
 def _first_needed(connection: sqlite3.Connection, type_id: int, level: int) -> int:

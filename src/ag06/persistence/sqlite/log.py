@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from ag06.errors import ConfigurationError, StoreError, StoreUnavailable
+from ag06.errors import ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
 from ag06.persistence.log import (
     Appended,
     Durability,
@@ -24,16 +24,18 @@ from ag06.persistence.log import (
     StoredDeadLetter,
 )
 from ag06.persistence.sqlite import keeping, reading
-from ag06.persistence.sqlite.appending import Appender, Call, append_calls
+from ag06.persistence.sqlite.appending import Call, append_calls, promote
 from ag06.persistence.sqlite.deliveries import take_over_worker
+from ag06.persistence.sqlite.reading import snapshot
 from ag06.persistence.sqlite.schema import connect, prepare
 from ag06.persistence.sqlite.subscription import SqliteSubscription
-from ag06.persistence.sqlite.waiting import ChangeWatcher, Waiters, hold, let_go
+from ag06.persistence.sqlite.waiting import Waiters, hold, let_go
 from ag06.persistence.sqlite.writer import Operation, Writer
 
 R = TypeVar("R")
 _LARGEST_APPEND = 2000
 _CHAIN_SLICE_START = (-1, "")
+_MOST_SLICES = 100  # of housekeeping in one call: others write in between
 
 
 class SqliteLog:
@@ -52,9 +54,9 @@ class SqliteLog:
         self._writer: Writer | None = None
         self._reader: ThreadPoolExecutor | None = None
         self._connection: sqlite3.Connection | None = None
-        self._watcher: ChangeWatcher | None = None
         self.waiters = Waiters()
         self._calls: list[tuple[Call, asyncio.Future[list[Appended]]]] = []
+        self._records = 0
         self._maintained = 0
         self._chains = _CHAIN_SLICE_START
 
@@ -63,28 +65,31 @@ class SqliteLog:
     async def open(self) -> None:
         """Make the file if it is missing; start the threads."""
         await asyncio.to_thread(prepare, self.path, self._options.timeout)
-        self._connection = await asyncio.to_thread(connect, self.path)
+        try:
+            self._connection = connect(self.path, self._options.timeout)
+            self.waiters = hold(self.path)
+            self._writer = Writer(self.path, self._options.timeout, self._durable, self.waiters)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"store {self.path}: {error}; check permissions and open files") from error
         self._reader = ThreadPoolExecutor(1, "ag06-sqlite-read")
-        self._writer = Writer(self.path, self._options.timeout, self._durable)
         self._writer.start()
-        self.waiters = hold(self.path)
-        self._watcher = ChangeWatcher(self.path, self.waiters)
-        self._watcher.start()
 
     async def close(self) -> None:
         """Finish what was accepted and end the threads."""
-        writer, watcher, reader, connection = self._writer, self._watcher, self._reader, self._connection
-        if writer is None or watcher is None or reader is None or connection is None:
+        writer, reader, connection = self._writer, self._reader, self._connection
+        if writer is None or reader is None or connection is None:
+            return
+        if writer.inherited:
+            # The parent's connections stay as they are: closing them here would take its locks away.
             return
         self._flush()
-        self._writer = self._watcher = self._reader = self._connection = None
-        let_go(self.path)
-        watcher.stop()
+        self._writer = self._reader = self._connection = None
         writer.finish()
-        await asyncio.to_thread(writer.join)
-        await asyncio.to_thread(watcher.join)
-        await asyncio.get_running_loop().run_in_executor(reader, connection.close)
+        closing = reader.submit(connection.close)
         reader.shutdown(wait=False)
+        await asyncio.to_thread(writer.join)
+        await asyncio.wrap_future(closing)
+        let_go(self.path)
 
     @property
     def writer(self) -> Writer:
@@ -103,7 +108,8 @@ class SqliteLog:
         if reader is None or connection is None:
             raise StoreError(f"store {self.path}: is not open")
         try:
-            return await asyncio.get_running_loop().run_in_executor(reader, function, connection)
+            self.writer.check_process()
+            return await asyncio.get_running_loop().run_in_executor(reader, snapshot, connection, function)
         except sqlite3.OperationalError as error:
             raise StoreUnavailable(f"store {self.path}: cannot be read: {error}") from error
         except sqlite3.Error as error:
@@ -120,39 +126,47 @@ class SqliteLog:
         if durability == "fsync" and not self._durable:
             raise ConfigurationError(f"store {self.path}: opened with durability='server'; open it with 'fsync'")
         if len(records) > _LARGEST_APPEND:
-            outcomes: list[Appended] = []
-            for start in range(0, len(records), _LARGEST_APPEND):
-                part = records[start : start + _LARGEST_APPEND]
-                outcomes += await self.append(part, durability=durability, max_backlog=max_backlog)
-            return outcomes
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[Appended]] = loop.create_future()
+            return await self._append_long(records, max_backlog)
+        future: asyncio.Future[list[Appended]] = asyncio.get_running_loop().create_future()
         if not self._calls:
-            loop.call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self._flush)
         self._calls.append(((records, max_backlog), future))
-        if len(self._calls) >= _LARGEST_APPEND:
+        self._records += len(records)
+        if self._records >= _LARGEST_APPEND:
             self._flush()
         return await future
+
+    async def _append_long(self, records: Sequence[Record], max_backlog: int) -> list[Appended]:
+        """Append a part at a time, so that nobody waits long for the one writer."""
+        outcomes: list[Appended] = []
+        for start in range(0, len(records), _LARGEST_APPEND):
+            try:
+                outcomes += await self.append(records[start : start + _LARGEST_APPEND], max_backlog=max_backlog)
+            except StoreUnavailable as error:
+                if not start:
+                    raise
+                raise OutcomeUnknown(f"{error}: the first {start} of {len(records)} events are stored") from error
+        return outcomes
 
     def _flush(self) -> None:
         """Hand everything that callers of this turn of the loop brought to the writer, as one operation."""
         batch, self._calls = self._calls, []
+        weight, self._records = self._records, 0
         if not batch:
             return
-        loop = asyncio.get_running_loop()
         calls = [call for call, _ in batch]
         futures = [future for _, future in batch]
 
         def done(result: tuple[list[list[Appended]], set[str]] | None, error: BaseException | None) -> None:
-            if result is not None and result[1]:
+            if result is not None:
                 self.waiters.wake(result[1])
-            try:
-                loop.call_soon_threadsafe(_answer, futures, result[0] if result else None, error)
-            except RuntimeError:  # the loop has closed: nobody waits any more
-                return
+            _answer(futures, None if result is None else result[0], error)
+
+        def work(connection: sqlite3.Connection) -> tuple[list[list[Appended]], set[str]]:
+            return append_calls(connection, calls, self.now_ms())
 
         try:
-            self.writer.put(Operation(lambda connection: append_calls(connection, calls, self.now_ms()), done))
+            self.writer.put(Operation(work, done, weight=weight))
         except StoreError as error:
             _answer(futures, None, error)
 
@@ -213,22 +227,26 @@ class SqliteLog:
     # Keep
 
     async def maintain(self) -> None:
-        """Append what is due, forget what may be forgotten, a slice at a time; see the port."""
+        """Append what is due, forget what may be forgotten, in short transactions; see the port."""
         now_ms = self.now_ms()
+        while types := await self.writer.submit(lambda connection: promote(connection, now_ms), durable=False):
+            self.waiters.wake(types)
         prefix = self._maintained % 256
         self._maintained += 1
-        types = await self.writer.submit(lambda connection: self._keep(connection, now_ms, prefix), durable=False)
-        if types:
-            self.waiters.wake(types)
-
-    def _keep(self, connection: sqlite3.Connection, now_ms: int, prefix: int) -> set[str]:
-        appender = Appender(connection, now_ms)
-        appender.promote()
-        keeping.forget_identities(connection, now_ms, prefix)
+        await self.writer.submit(
+            lambda connection: keeping.forget_identities(connection, now_ms, prefix), durable=False
+        )
         if self._options.retention:
-            keeping.trim(connection, now_ms - int(self._options.retention * 1000))
-            self._chains = keeping.forget_subjects(connection, self._chains)
-        return appender.finish()
+            await self._trim(now_ms - int(self._options.retention * 1000))
+
+    async def _trim(self, before_ms: int) -> None:
+        for _ in range(_MOST_SLICES):
+            if not await self.writer.submit(lambda connection: keeping.trim(connection, before_ms), durable=False):
+                break
+        after = self._chains
+        self._chains = await self.writer.submit(
+            lambda connection: keeping.forget_subjects(connection, after), durable=False
+        )
 
     async def durability_report(self) -> list[str]:
         """Say what a crash can lose."""
@@ -247,4 +265,13 @@ def _answer(
         if results is not None:
             future.set_result(results[index])
         elif error is not None:
-            future.set_exception(error)
+            future.set_exception(_own(error))
+
+
+def _own(error: BaseException) -> BaseException:
+    """Return an error for one caller alone: the facade notes in it which event it is about."""
+    if not isinstance(error, StoreError):
+        return error
+    mine = type(error)(str(error))
+    mine.__cause__ = error.__cause__
+    return mine

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import heapq
 import sqlite3
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TypeVar
 
 import msgspec
 
@@ -19,12 +22,34 @@ _NEWEST = "SELECT seq FROM events WHERE seq > ? AND seq <= ? ORDER BY seq DESC L
 _NEWEST_OF = "SELECT seq FROM events WHERE stream = ? AND seq > ? AND seq <= ? ORDER BY seq DESC LIMIT 1 OFFSET ?"
 
 
+# Counting ten million rows takes a second; these two numbers are kept.
+_EVENTS = """
+SELECT (SELECT coalesce(sum(appended), 0) FROM types) - (SELECT value FROM counters WHERE name = 'trimmed')
+"""
+_R = TypeVar("_R")
+_Row = tuple[int, bytes]
+
+
+def snapshot(connection: sqlite3.Connection, function: Callable[[sqlite3.Connection], _R]) -> _R:
+    """Run one short read so that all its statements see the same state of the log.
+
+    Two counts taken a moment apart would miss an event that moves on from one step to the next.
+    """
+    connection.execute("BEGIN")
+    try:
+        return function(connection)
+    finally:
+        if connection.in_transaction:
+            connection.execute("COMMIT")
+
+
 class Span(msgspec.Struct):
     """What a query still has to read: positions above `after` up to `last`, of some streams or all."""
 
     after: int
     last: int
     streams: list[int] | None
+    merged: Iterator[_Row] | None = None
 
 
 def plan(connection: sqlite3.Connection, query: Query) -> Span:
@@ -61,14 +86,25 @@ def page(connection: sqlite3.Connection, span: Span) -> list[Stored]:
     """Return the next events of a span, and move it on."""
     if span.streams is None:
         rows = connection.execute(_BY_POSITION, (span.after, span.last, PAGE)).fetchall()
+        if rows:
+            span.after = rows[-1][0]
     else:
-        found = [
-            connection.execute(_BY_STREAM, (stream, span.after, span.last, PAGE)).fetchall() for stream in span.streams
-        ]
-        rows = list(heapq.merge(*found))[:PAGE]
-    if rows:
-        span.after = rows[-1][0]
+        if span.merged is None:
+            strides = [_stride(connection, stream, span) for stream in span.streams]
+            span.merged = heapq.merge(*strides)
+        rows = list(islice(span.merged, PAGE))
     return [Stored(seq, seq >> 20, body) for seq, body in rows]
+
+
+def _stride(connection: sqlite3.Connection, stream: int, span: Span) -> Iterator[_Row]:
+    """Yield the rows of one stream, read a stride at a time: a page over many streams keeps few rows of each."""
+    after = span.after
+    length = max(16, PAGE // len(span.streams or (0,)))
+    while rows := connection.execute(_BY_STREAM, (stream, after, span.last, length)).fetchall():
+        yield from rows
+        if len(rows) < length:
+            return
+        after = rows[-1][0]
 
 
 def groups(connection: sqlite3.Connection) -> list[GroupInfo]:
@@ -115,7 +151,7 @@ def pending(connection: sqlite3.Connection, names: list[str]) -> int:
 def stats(connection: sqlite3.Connection) -> LogStats:
     """Return how the log stands."""
     return LogStats(
-        events=_one(connection, "SELECT count(*) FROM events"),
+        events=_one(connection, _EVENTS),
         duplicates=_one(connection, "SELECT value FROM counters WHERE name = 'duplicates'"),
         scheduled=_one(connection, "SELECT count(*) FROM scheduled"),
         dead_letters=_one(connection, "SELECT count(*) FROM dead_letters"),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
+import threading
 from pathlib import Path
 
 from ag06.errors import ConfigurationError, StoreUnavailable
 
-VERSION = 1
-"""Kept in `user_version`; a file of a newer version is refused."""
-
 # seq: the position in the log, milliseconds << 20 | n. stream: type id * 4 + level. prev, prev_level: the event
 # before it of the same type and subject. state of a delivery: see `deliveries.py`; leased ones are in no index but the
-# primary key, because every event passes through that state.
-SCHEMA = """
+# primary key, because every event passes through that state. SQLite uses the partial index only for statements that
+# repeat its condition word for word.
+_FIRST = """
 CREATE TABLE types (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, appended INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE events (
   seq INTEGER PRIMARY KEY, stream INTEGER NOT NULL, id TEXT NOT NULL UNIQUE,
@@ -49,14 +49,29 @@ CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WI
 INSERT INTO counters VALUES ('duplicates', 0);
 """
 
-_REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs", "ceph", "fuse.glusterfs"})
+# Ids that publishers chose stay known when the retention takes their events.
+_SECOND = """
+CREATE TABLE trimmed_ids (id TEXT PRIMARY KEY, content BLOB NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO counters SELECT 'trimmed', (SELECT coalesce(sum(appended), 0) FROM types) - (SELECT count(*) FROM events);
+"""
+
+_STEPS = (_FIRST, _SECOND)
+VERSION = len(_STEPS)
+"""Kept in `user_version`: how many steps a file has taken. An older file takes the others, a newer one is refused."""
+
+_OURS = frozenset({"types", "events", "identities", "subjects", "groups", "workers", "deliveries", "dead_letters"})
+_OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
+
+_REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "ncpfs", "afs", "9p", "davfs"})
+_REMOTE_CLUSTERS = frozenset({"ceph", "lustre", "beegfs", "glusterfs", "gfs2", "ocfs2"})
+_REMOTE_FUSE = frozenset({"sshfs", "glusterfs", "ceph", "s3fs", "rclone", "gcsfuse", "davfs2", "smbnetfs"})
+_OCTAL = re.compile(r"\\([0-7]{3})")  # how mountinfo writes blanks and backslashes
 
 
-def connect(path: str) -> sqlite3.Connection:
-    """Return a connection in autocommit mode that never waits for a lock by itself."""
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256)
+def connect(path: str, wait: float = 0.0) -> sqlite3.Connection:
+    """Return a connection in autocommit mode that waits up to `wait` seconds for a lock by itself."""
+    connection = sqlite3.connect(path, timeout=wait, isolation_level=None, check_same_thread=False)
     try:
-        connection.execute("PRAGMA busy_timeout = 0")
         connection.execute("PRAGMA cache_size = -16384")  # 16 MiB
         connection.execute("PRAGMA journal_size_limit = 67108864")
         connection.execute("PRAGMA temp_store = MEMORY")
@@ -67,22 +82,28 @@ def connect(path: str) -> sqlite3.Connection:
 
 
 def prepare(path: str, timeout: float) -> None:
-    """Make the file and its tables if they are missing; refuse what is not a log of ours.
+    """Make the file and its tables if they are missing; refuse what is not a log of ours, and leave it as it is.
 
     Waits up to `timeout` seconds for another process that does the same.
     """
-    _make_file(Path(path))
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        raise ConfigurationError(
+            f"store {path}: this Python has SQLite {sqlite3.sqlite_version}; 3.37 or newer is needed, or redis://"
+        )
     filesystem = _filesystem(path)
-    if filesystem in _REMOTE:
+    if filesystem in _REMOTE | _REMOTE_CLUSTERS or filesystem.removeprefix("fuse.") in _REMOTE_FUSE:
         raise ConfigurationError(
             f"store {path}: is on a network filesystem ({filesystem}), where SQLite's locks do not hold; "
             "use a local disk, or redis://"
         )
+    _make_file(Path(path))
     connection: sqlite3.Connection | None = None
     try:
-        connection = connect(path)
-        connection.execute(f"PRAGMA busy_timeout = {int(timeout * 1000)}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        connection = connect(path, timeout)
+        _check(connection, path)
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise ConfigurationError(f"store {path}: its filesystem cannot hold a write-ahead log; use a local disk")
         connection.execute("BEGIN IMMEDIATE")
         _create(connection, path)
         connection.execute("COMMIT")
@@ -97,19 +118,28 @@ def prepare(path: str, timeout: float) -> None:
             connection.close()
 
 
-def _create(connection: sqlite3.Connection, path: str) -> None:
+def _check(connection: sqlite3.Connection, path: str) -> int:
+    """Return the version of the file; raise if it is newer than this release, or not an event log at all."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == VERSION:
-        return
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not (tables >= _OURS if version else not tables):
+        raise ConfigurationError(f"store {path}: is an SQLite file, but not an event log; choose another path")
     if version > VERSION:
         raise ConfigurationError(f"store {path}: written by a newer release (schema {version}); upgrade ag06")
-    if tables:
-        raise ConfigurationError(f"store {path}: is an SQLite file, but not an event log; choose another path")
-    for statement in SCHEMA.split(";"):
-        if statement.strip():
-            connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {VERSION}")
+    return int(version)
+
+
+def _create(connection: sqlite3.Connection, path: str) -> None:
+    version = _check(connection, path)
+    for step in _STEPS[version:]:
+        for statement in step.split(";"):
+            if statement.strip():
+                connection.execute(statement)
+    if version < VERSION:
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+_creating = threading.Lock()
 
 
 def _make_file(path: Path) -> None:
@@ -136,7 +166,7 @@ def _filesystem(path: str) -> str:
         return ""
     for line in lines:
         fields, _, rest = line.partition(" - ")
-        mount = fields.split()[4].replace("\\040", " ")
+        mount = _OCTAL.sub(lambda found: chr(int(found[1], 8)), fields.split()[4])
         inside = real == mount or real.startswith(mount.rstrip("/") + "/")
         if inside and len(mount) >= len(best):
             best, kind = mount, rest.split()[0]

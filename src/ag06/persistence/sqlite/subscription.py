@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 
-from ag06.errors import ConfigurationError, StoreError
+import msgspec
+
+from ag06.errors import StoreError, StoreUnavailable
 from ag06.persistence.log import Delivery, Settlement
-from ag06.persistence.sqlite.appending import Appender
-from ag06.persistence.sqlite.deliveries import (
-    Claim,
-    GroupRow,
-    Settling,
-    expire,
-    has_work,
-    load_group,
-    next_due_ms,
-    release,
-    worker_row,
-)
-from ag06.persistence.sqlite.waiting import Waiters
+from ag06.persistence.sqlite import deliveries as table
+from ag06.persistence.sqlite.appending import promote
+from ag06.persistence.sqlite.claiming import Claim
+from ag06.persistence.sqlite.settling import Settling
+from ag06.persistence.sqlite.waiting import Waiter, Waiters
 from ag06.persistence.sqlite.writer import Operation, Writer
 
-_Claimed = tuple[list[Delivery], int | None, str]
-"""The deliveries, when something falls due by time (milliseconds since the epoch), and the group's type."""
+_logger = logging.getLogger("ag06.persistence")
+_LONGEST_BACKOFF = 2.0
+
+
+class Claimed(msgspec.Struct, gc=False):
+    """What one look for deliveries found.
+
+    Attributes:
+        deliveries: now held by this worker.
+        type: what the group listens to; empty if the store does not know the group.
+        due_ms: when something falls due by time alone, in milliseconds since the epoch.
+        more: nothing may run of what was looked at, and there is more to look at.
+    """
+
+    deliveries: list[Delivery]
+    type: str = ""
+    due_ms: int | None = None
+    more: bool = False
 
 
 class SqliteSubscription:
@@ -47,67 +59,105 @@ class SqliteSubscription:
         self._worker = worker
         self._visibility_ms = int(visibility * 1000)
         self._now_ms = now_ms
-        self._type: str | None = None
+        self._type = ""
+
+    # Fetch
 
     async def fetch(self, limit: int, wait: float) -> list[Delivery]:
         """Return deliveries; see the port."""
+        if limit < 1:
+            return []
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
-        while True:
-            arrived = asyncio.Event()
-            self._waiters.add(arrived, self._type)
-            try:
-                deliveries, due_ms, self._type = await self._writer.submit(
-                    lambda connection: self._claim(connection, limit), durable=False, probe=self._idle
-                )
+        backoff = 0.05
+        waiter = Waiter(self._type, lambda connection: self._idle(connection) is None)
+        self._waiters.add(waiter)
+        try:
+            while True:
+                waiter.event.clear()
+                try:
+                    claimed = await self._ask(limit)
+                except StoreUnavailable as error:
+                    _logger.warning("step %s waits for the store: %s", self._name, error)
+                    pause = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+                    backoff = min(backoff * 2, _LONGEST_BACKOFF)
+                    claimed = Claimed([], self._type, self._now_ms() + int(pause * 1000))
+                if not claimed.type and self._type:
+                    _logger.warning(
+                        "step %s was removed from the store: it receives nothing until registered again", self._name
+                    )
+                self._type = waiter.type = claimed.type
                 left = deadline - loop.time()
-                if deliveries or left <= 0:
-                    return deliveries
-                if due_ms is not None:
-                    left = min(left, max(0.001, (due_ms - self._now_ms()) / 1000))
-                async with asyncio.timeout(left):
-                    await arrived.wait()
-            except TimeoutError:
-                continue
-            finally:
-                self._waiters.remove(arrived)
+                if claimed.deliveries or left <= 0:
+                    return claimed.deliveries
+                if not claimed.more:
+                    await self._news(waiter, left, claimed.due_ms)
+        finally:
+            self._waiters.remove(waiter)
 
-    def _idle(self, connection: sqlite3.Connection) -> _Claimed | None:
-        """Return what a claim that finds nothing would, or `None` if it might find something."""
-        group = load_group(connection, self._name)
-        if group is None or has_work(connection, group, self._now_ms()):
+    async def _ask(self, limit: int) -> Claimed:
+        """Claim in the writer's thread; what a caller does not wait for is given back."""
+        claiming = self._writer.submit(
+            lambda connection: self._claim(connection, limit), durable=False, probe=self._idle
+        )
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            claiming.add_done_callback(self._hand_back)
+            raise
+
+    def _hand_back(self, claiming: asyncio.Future[Claimed]) -> None:
+        if claiming.cancelled() or claiming.exception() is not None:
+            return
+        deliveries = claiming.result().deliveries
+        if not deliveries:
+            return
+
+        def done(result: object, error: BaseException | None) -> None:
+            self._waiters.wake({self._type})
+
+        try:
+            self._writer.put(Operation(lambda connection: self._release(connection, deliveries), done, durable=False))
+        except StoreError as error:
+            _logger.warning(
+                "step %s: %d deliveries wait for their lease to end: %s", self._name, len(deliveries), error
+            )
+
+    async def _news(self, waiter: Waiter, left: float, due_ms: int | None) -> None:
+        """Wait until something happens, something falls due, or no time is left (seconds)."""
+        if due_ms is not None:
+            left = min(left, max(0.001, (due_ms - self._now_ms()) / 1000))
+        try:
+            async with asyncio.timeout(left):
+                await waiter.event.wait()
+        except TimeoutError:
+            return
+
+    def _idle(self, connection: sqlite3.Connection) -> Claimed | None:
+        """Return the answer to a claim if there is nothing to claim; reads only."""
+        group = table.load_group(connection, self._name)
+        if group is None:
+            return Claimed([])
+        if table.has_work(connection, group, self._now_ms()):
             return None
-        return [], next_due_ms(connection, group.id), self._type_name(connection, group)
+        return Claimed([], group.type_name, table.next_due_ms(connection, group.id))
 
-    def _type_name(self, connection: sqlite3.Connection, group: GroupRow) -> str:
-        if self._type is None:
-            (self._type,) = connection.execute("SELECT name FROM types WHERE id = ?", (group.type,)).fetchone()
-        return self._type or ""
-
-    def _claim(self, connection: sqlite3.Connection, limit: int) -> _Claimed:
+    def _claim(self, connection: sqlite3.Connection, limit: int) -> Claimed:
         now_ms = self._now_ms()
-        appender = Appender(connection, now_ms)
-        appender.promote()
-        types = appender.finish()
-        group = self._group(connection)
-        expire(connection, group.id, now_ms)
-        worker = worker_row(connection, group.id, self._worker, now_ms + self._visibility_ms)
+        types = promote(connection, now_ms)
+        if types:
+            # Woken before the commit, they look behind it: their claims queue after this transaction.
+            self._waiters.wake(types)
+        group = table.load_group(connection, self._name)
+        if group is None:
+            return Claimed([])
+        table.expire(connection, group.id, now_ms)
+        worker = table.worker_row(connection, group.id, self._worker, now_ms + self._visibility_ms)
         claim = Claim(connection, group, worker, limit)
         deliveries = claim.run()
-        while not deliveries and claim.moved:  # everything read was blocked: look further
-            claim = Claim(connection, group, worker, limit)
-            deliveries = claim.run()
-        if types:
-            self._waiters.wake(types)
-        return deliveries, next_due_ms(connection, group.id), self._type_name(connection, group)
+        return Claimed(deliveries, group.type_name, table.next_due_ms(connection, group.id), claim.more)
 
-    def _group(self, connection: sqlite3.Connection) -> GroupRow:
-        group = load_group(connection, self._name)
-        if group is None:
-            raise ConfigurationError(
-                f"step {self._name!r} is not known to the store: it was removed while it ran; restart the worker"
-            )
-        return group
+    # Settle
 
     async def commit(self, settlements: Sequence[Settlement]) -> list[bool]:
         """Settle deliveries; see the port."""
@@ -115,59 +165,54 @@ class SqliteSubscription:
             return []
 
         def work(connection: sqlite3.Connection) -> tuple[list[bool], set[str], bool]:
-            group = load_group(connection, self._name)
+            group = table.load_group(connection, self._name)
             if group is None:
                 return [False] * len(settlements), set(), False
-            settling = Settling(connection, group, self._name, self._number(connection, group.id), self._now_ms())
+            number = table.worker_number(connection, group.id, self._worker)
+            settling = Settling(connection, group, self._name, number, self._now_ms())
             kept, types = settling.run(settlements)
             return kept, types, settling.released
 
-        kept, types, released = await self._writer.submit(work)
+        kept, types, released = await self._writer.submit(work, weight=len(settlements))
         if released:
-            types = types | {self._type or ""}
+            types = types | {self._type}
         if types:
             self._waiters.wake(types)
         return kept
-
-    def _number(self, connection: sqlite3.Connection, group_id: int) -> int:
-        row = connection.execute(
-            "SELECT id FROM workers WHERE grp = ? AND name = ?", (group_id, self._worker)
-        ).fetchone()
-        return 0 if row is None else int(row[0])
 
     async def mark_started(self, deliveries: Sequence[Delivery]) -> None:
         """Note that these run now; see the port."""
 
         def work(connection: sqlite3.Connection) -> None:
-            group = self._group(connection)
-            number = self._number(connection, group.id)
-            connection.executemany(
-                "UPDATE deliveries SET started = 1 WHERE grp = ? AND seq = ? AND state = 0 AND worker = ?",
-                [(group.id, delivery.token[0], number) for delivery in deliveries],
-            )
+            group = table.load_group(connection, self._name)
+            if group is not None:
+                number = table.worker_number(connection, group.id, self._worker)
+                table.mark_started(connection, group.id, number, deliveries)
 
-        await self._writer.submit(work)
+        # Not synced: it tells of the death of a process, and a power cut is not the event's fault.
+        await self._writer.submit(work, durable=False)
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Give deliveries back; see the port."""
         if deliveries:
-            await self._give_back(deliveries)
+            await self._writer.submit(lambda connection: self._release(connection, deliveries), durable=False)
+            self._waiters.wake({self._type})
+
+    def _release(self, connection: sqlite3.Connection, deliveries: Sequence[Delivery]) -> None:
+        group = table.load_group(connection, self._name)
+        if group is not None:
+            table.release(connection, group.id, table.worker_number(connection, group.id, self._worker), deliveries)
 
     async def close(self) -> None:
         """Give everything back; see the port."""
-        await self._give_back(None)
 
-    async def _give_back(self, deliveries: Sequence[Delivery] | None) -> None:
         def work(connection: sqlite3.Connection) -> None:
-            group = load_group(connection, self._name)
+            group = table.load_group(connection, self._name)
             if group is not None:
-                number = self._number(connection, group.id)
-                release(connection, group.id, number, deliveries)
-                if deliveries is None:
-                    connection.execute("DELETE FROM workers WHERE id = ?", (number,))
+                table.leave(connection, group.id, table.worker_number(connection, group.id, self._worker))
 
         await self._writer.submit(work, durable=False)
-        self._waiters.wake(None if self._type is None else {self._type})
+        self._waiters.wake({self._type})
 
     def renew(self) -> None:
         """Extend the lease; see the port."""
@@ -175,18 +220,14 @@ class SqliteSubscription:
         failures: list[BaseException] = []
 
         def work(connection: sqlite3.Connection) -> None:
-            # Only a lease that is still there: a worker that lost it must not get it back without a fetch.
-            connection.execute(
-                "UPDATE workers SET expires = ? WHERE name = ? AND grp = (SELECT id FROM groups WHERE name = ?)",
-                (self._now_ms() + self._visibility_ms, self._worker, self._name),
-            )
+            table.renew(connection, self._name, self._worker, self._now_ms() + self._visibility_ms)
 
         def done(result: object, error: BaseException | None) -> None:
             if error is not None:
                 failures.append(error)
             answered.set()
 
-        self._writer.put(Operation(work, done, durable=False))
+        self._writer.put(Operation(work, done, durable=False, threaded=True))
         if not answered.wait(self._visibility_ms / 1000):
             raise StoreError(f"step {self._name!r}: its lease was not renewed in time, the database is busy")
         if failures:

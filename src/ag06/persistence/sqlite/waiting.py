@@ -1,19 +1,31 @@
-"""Who waits for events of a database: woken at once from this process, and soon after a change by another one."""
+"""Who waits for events of a database, in any event loop of this process."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from ag06.persistence.sqlite.schema import connect
 
-_FIRST_POLL = 0.001
-_LONGEST_POLL = 0.02
+class Waiter:
+    """One fetch that waits. `type` is empty until the fetch has learnt what its group listens to."""
 
-_Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Event, str | None]
+    __slots__ = ("event", "has_news", "loop", "type")
+
+    def __init__(self, event_type: str, has_news: Callable[[sqlite3.Connection], bool]) -> None:
+        """Wait in the running loop; `has_news` says, in another thread, whether a fetch would find anything."""
+        self.loop = asyncio.get_running_loop()
+        self.event = asyncio.Event()
+        self.type = event_type
+        self.has_news = has_news
+
+    def wake(self) -> None:
+        """Let it look again; safe from any thread."""
+        with contextlib.suppress(RuntimeError):  # its loop has closed: nobody waits there any more
+            self.loop.call_soon_threadsafe(self.event.set)
 
 
 class Waiters:
@@ -22,74 +34,42 @@ class Waiters:
     def __init__(self) -> None:
         """Start with nobody."""
         self._lock = threading.Lock()
-        self._waiting: dict[asyncio.Event, _Waiter] = {}
-        self.someone = threading.Event()
+        self._waiting: dict[int, Waiter] = {}
         self.holders = 0
 
-    def add(self, event: asyncio.Event, event_type: str | None) -> None:
-        """Set `event` in the running loop once something happens to events of a type, or of any type."""
-        with self._lock:
-            self._waiting[event] = (asyncio.get_running_loop(), event, event_type)
-            self.someone.set()
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
 
-    def remove(self, event: asyncio.Event) -> None:
+    def add(self, waiter: Waiter) -> None:
+        """Wake it once something happens, until `remove`."""
+        with self._lock:
+            self._waiting[id(waiter)] = waiter
+
+    def remove(self, waiter: Waiter) -> None:
         """Wake it no more."""
         with self._lock:
-            self._waiting.pop(event, None)
-            if not self._waiting:
-                self.someone.clear()
+            self._waiting.pop(id(waiter), None)
 
     def wake(self, types: Iterable[str] | None = None) -> None:
         """Wake those who wait for these types, or everyone."""
-        wanted = None if types is None else set(types)
+        if not self._waiting:
+            return
+        wanted = None if types is None else {"", *types}
         with self._lock:
-            found = [
-                waiter
-                for waiter in self._waiting.values()
-                if wanted is None or waiter[2] is None or waiter[2] in wanted
-            ]
-        for loop, event, _ in found:
-            with contextlib.suppress(RuntimeError):  # its loop has closed: nobody waits there any more
-                loop.call_soon_threadsafe(event.set)
+            found = [waiter for waiter in self._waiting.values() if wanted is None or waiter.type in wanted]
+        for waiter in found:
+            waiter.wake()
 
+    def look(self, connection: sqlite3.Connection, loop: asyncio.AbstractEventLoop) -> None:
+        """Wake those of a loop for whom another process has left something.
 
-class ChangeWatcher(threading.Thread):
-    """Notices commits of other processes: SQLite counts them in `PRAGMA data_version`.
-
-    It looks every millisecond after a change and every 20 ms when nothing happens, and only while somebody waits.
-    """
-
-    def __init__(self, path: str, waiters: Waiters) -> None:
-        """Watch the database at `path` for `waiters`."""
-        super().__init__(name="ag06-sqlite-watch", daemon=True)
-        self._path = path
-        self._waiters = waiters
-        self._stopped = threading.Event()
-
-    def stop(self) -> None:
-        """End soon."""
-        self._stopped.set()
-        self._waiters.someone.set()
-
-    def run(self) -> None:
-        """Watch until stopped."""
-        connection = connect(self._path)
-        pause = _FIRST_POLL
-        seen = None
-        try:
-            while not self._stopped.wait(pause):
-                self._waiters.someone.wait(1.0)
-                try:
-                    (version,) = connection.execute("PRAGMA data_version").fetchone()
-                except sqlite3.OperationalError:  # locked or out of space for an instant: look again
-                    version = None
-                if version == seen:
-                    pause = min(pause * 1.5, _LONGEST_POLL)
-                else:
-                    seen, pause = version, _FIRST_POLL
-                    self._waiters.wake()
-        finally:
-            connection.close()
+        Looking for them is far cheaper than waking them in vain: a worker may wait for many types at once.
+        """
+        with self._lock:
+            mine = [waiter for waiter in self._waiting.values() if waiter.loop is loop]
+        for waiter in mine:
+            if waiter.has_news(connection):
+                waiter.wake()
 
 
 _databases: dict[str, Waiters] = {}
@@ -111,3 +91,13 @@ def let_go(path: str) -> None:
         waiters.holders -= 1
         if not waiters.holders:
             del _databases[path]
+
+
+def _forget_parent() -> None:
+    """A child process has none of its parent's loops, and must not inherit a lock that is held."""
+    global _lock
+    _lock = threading.Lock()
+    _databases.clear()
+
+
+os.register_at_fork(after_in_child=_forget_parent)

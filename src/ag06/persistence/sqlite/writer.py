@@ -12,21 +12,25 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from ag06.errors import AG06Error, StoreError, StoreUnavailable
+from ag06.errors import AG06Error, OutcomeUnknown, StoreError, StoreUnavailable
 from ag06.persistence.sqlite.schema import connect
+from ag06.persistence.sqlite.waiting import Waiters
 
 R = TypeVar("R")
-_LARGEST = 64  # operations in one transaction; one append operation carries many callers
+_HEAVIEST = 4000  # records and other operations in one transaction: about a tenth of a second for other processes
+_FIRST_LOOK = 0.001
+_LONGEST_LOOK = 0.02
 
 
 class Operation(Generic[R]):
-    """One thing to do in a transaction, and the future that waits for it.
+    """One thing to do in a transaction, and who waits for it.
 
-    `durable`: the transaction must reach the disk before the answer. `probe` looks, outside any transaction, and
-    returns the answer if there is nothing to do, else `None`.
+    `durable`: the transaction must reach the disk before the answer. `probe` reads, outside any transaction, and
+    returns the answer if there is nothing to do. `weight`: how many records it carries. `done(result, error)` is called
+    in the log's event loop, or in the writer's thread where `threaded`.
     """
 
-    __slots__ = ("done", "durable", "probe", "work")
+    __slots__ = ("done", "durable", "probe", "since", "threaded", "weight", "work")
 
     def __init__(
         self,
@@ -35,188 +39,299 @@ class Operation(Generic[R]):
         *,
         durable: bool = True,
         probe: Callable[[sqlite3.Connection], R | None] | None = None,
+        weight: int = 1,
+        threaded: bool = False,
     ) -> None:
-        """`done(result, error)` is called in the writer's thread, after the transaction."""
+        """Begin to wait."""
         self.work = work
         self.done = done
         self.durable = durable
         self.probe = probe
+        self.weight = weight
+        self.threaded = threaded
+        self.since = time.monotonic()
+
+
+Answer = tuple[Operation[Any], Any, BaseException | None]
 
 
 class Writer(threading.Thread):
-    """Runs operations in the order they come, in transactions shared by all that wait."""
+    """Runs operations in the order they come, in transactions shared by all that wait.
 
-    def __init__(self, path: str, timeout: float, durable: bool) -> None:
-        """Write to `path`; wait up to `timeout` seconds for other processes; `durable`: sync when asked to."""
+    The queue needs no bound of its own: whoever puts something into it waits for the answer.
+    """
+
+    def __init__(self, path: str, timeout: float, durable: bool, waiters: Waiters) -> None:
+        """Write to `path` and answer in the running loop.
+
+        Waits up to `timeout` seconds for other processes; `durable`: sync when an operation asks for it.
+        """
         super().__init__(name="ag06-sqlite", daemon=True)
         self._path = path
         self._timeout = timeout
         self._durable = durable
+        self._waiters = waiters
+        self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Operation[Any] | None] = queue.SimpleQueue()
         self._pid = os.getpid()
-        self._synchronous = ""
+        self._gate = threading.Lock()
         self._closing = False
+        self._synchronous = ""
+        self._connection: sqlite3.Connection | None = connect(path)
+        self._version = 0
+        self._pause = _FIRST_LOOK
 
-    async def submit(
+    # In the threads of those who ask
+
+    def submit(
         self,
         work: Callable[[sqlite3.Connection], R],
         *,
         durable: bool = True,
         probe: Callable[[sqlite3.Connection], R | None] | None = None,
-    ) -> R:
-        """Run `work` in a transaction; return its result once that is committed.
+        weight: int = 1,
+    ) -> asyncio.Future[R]:
+        """Run `work` in a transaction; the future has its result once that is committed.
 
         A caller that is cancelled does not take its work back: it may be committed all the same.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        future: asyncio.Future[R] = self._loop.create_future()
 
         def done(result: Any, error: BaseException | None) -> None:
-            try:
-                loop.call_soon_threadsafe(_resolve, future, result, error)
-            except RuntimeError:  # the loop has closed: nobody waits any more
+            if future.done():
                 return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
 
-        self.put(Operation(work, done, durable=durable, probe=probe))
-        result: R = await future
-        return result
+        self.put(Operation(work, done, durable=durable, probe=probe, weight=weight))
+        return future
 
     def put(self, operation: Operation[Any]) -> None:
         """Queue an operation."""
-        if self._pid != os.getpid():
+        self.check_process()
+        with self._gate:
+            if self._closing:
+                raise StoreError(f"store {self._path}: is closed")
+            self._queue.put(operation)
+
+    def check_process(self) -> None:
+        """Raise in a child process: SQLite's connections must not be used across a fork."""
+        if self.inherited:
             raise StoreError(f"store {self._path}: was opened before a fork; open it again in this process")
-        if self._closing:
-            raise StoreError(f"store {self._path}: is closed")
-        self._queue.put(operation)
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this process got the writer by a fork, without its thread."""
+        return self._pid != os.getpid()
 
     def finish(self) -> None:
         """Take no more operations; the thread ends when those queued are done."""
-        if not self._closing and self._pid == os.getpid():
-            self._closing = True
-            self._queue.put(None)
+        with self._gate:
+            if not self._closing:
+                self._closing = True
+                self._queue.put(None)
+
+    # In the writer's thread
 
     def run(self) -> None:
         """Write until told to finish."""
-        connection = connect(self._path)
         try:
             more = True
             while more:
                 more, batch = self._gather()
-                if batch:
-                    self._transact(connection, batch)
+                self._transact(batch)
+                if self._waiters:
+                    self._look()
         finally:
-            connection.close()
+            if self._connection is not None:
+                self._connection.close()
 
     def _gather(self) -> tuple[bool, list[Operation[Any]]]:
-        first = self._queue.get()
+        following = self._next()
         batch: list[Operation[Any]] = []
-        if first is None:
-            return False, batch
-        batch.append(first)
-        while len(batch) < _LARGEST:
+        weight = 0
+        while following is not None:
+            batch.append(following)
+            weight += following.weight
+            if weight >= _HEAVIEST:
+                return True, batch
             try:
                 following = self._queue.get_nowait()
             except queue.Empty:
-                break
-            if following is None:
-                return False, batch
-            batch.append(following)
-        return True, batch
+                return True, batch
+        return False, batch
 
-    def _transact(self, connection: sqlite3.Connection, batch: list[Operation[Any]]) -> None:
-        """Run a batch in one transaction and answer everyone, whatever happens."""
-        answers: list[tuple[Operation[Any], Any, BaseException | None]] = []
+    def _next(self) -> Operation[Any] | None:
+        """Wait for an operation; while somebody waits for events, look for what other processes did."""
+        while self._waiters:
+            try:
+                return self._queue.get(timeout=self._pause)
+            except queue.Empty:
+                self._look()
+        return self._queue.get()
+
+    def _look(self) -> None:
+        """Wake those who wait for what another process committed: SQLite counts that in `data_version`.
+
+        Our own commits do not change it on this connection. Looks every millisecond after a change, every 20 ms when
+        nothing happens.
+        """
         try:
-            if all(operation.probe is not None for operation in batch):
-                batch = self._probed(connection, batch, answers)
-            if batch:
-                self._begin(connection, any(operation.durable for operation in batch))
-                results = [(operation, *self._one(connection, operation)) for operation in batch]
-                connection.execute("COMMIT")
-                answers += results
-        except BaseException as error:  # noqa: BLE001 - the thread must answer every caller and live on
-            explained = self._explain(error)
-            answered = {id(operation) for operation, _, _ in answers}
-            answers += [(operation, None, explained) for operation in batch if id(operation) not in answered]
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        for operation, result, failure in answers:
-            operation.done(result, failure)
+            connection = self._connected()
+            (version,) = connection.execute("PRAGMA data_version").fetchone()
+            if version == self._version:
+                self._pause = min(self._pause * 1.5, _LONGEST_LOOK)
+                return
+            self._pause = _FIRST_LOOK
+            self._waiters.look(connection, self._loop)
+            self._version = version
+        except sqlite3.Error:  # locked for an instant, or worse: look again, and those who ask are told
+            self._pause = _LONGEST_LOOK
 
-    def _probed(
-        self,
-        connection: sqlite3.Connection,
-        batch: list[Operation[Any]],
-        answers: list[tuple[Operation[Any], Any, BaseException | None]],
-    ) -> list[Operation[Any]]:
-        """Return those that have something to do; the others need no transaction."""
-        busy = []
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = connect(self._path)
+            self._synchronous = ""
+        return self._connection
+
+    def _transact(self, batch: list[Operation[Any]]) -> None:
+        """Run a batch in one transaction and answer everyone, whatever happens."""
+        waiting = self._probed(batch)
+        while waiting:
+            committing = False
+            try:
+                connection = self._connected()
+                self._begin(connection, waiting)
+                answers = [self._one(connection, operation) for operation in waiting]
+                committing = True
+                connection.execute("COMMIT")
+            except BaseException as error:  # noqa: BLE001 - the thread must answer every caller and live on
+                self._undo()
+                refused = self._late(waiting) if _is_busy(error) else waiting
+                self._answer([(operation, None, self._explain(error, committing)) for operation in refused])
+                waiting = waiting[len(refused) :]
+            else:
+                self._answer(answers)
+                return
+
+    def _probed(self, batch: list[Operation[Any]]) -> list[Operation[Any]]:
+        """Answer those that have nothing to do, unless a transaction is needed anyway; return the others."""
+        if any(operation.probe is None for operation in batch):
+            return batch
+        busy: list[Operation[Any]] = []
+        idle: list[Answer] = []
         for operation in batch:
-            idle = None if operation.probe is None else operation.probe(connection)
-            if idle is None:
+            try:
+                found = operation.probe(self._connected()) if operation.probe is not None else None
+            except sqlite3.Error:  # the transaction will tell
+                found = None
+            if found is None:
                 busy.append(operation)
             else:
-                answers.append((operation, idle, None))
+                idle.append((operation, found, None))
+        self._answer(idle)
         return busy
 
-    def _one(self, connection: sqlite3.Connection, operation: Operation[Any]) -> tuple[Any, BaseException | None]:
-        """Run one operation so that its failure undoes it alone; re-raise if it took the transaction with it."""
-        connection.execute("SAVEPOINT one")
-        try:
-            result = operation.work(connection)
-        except (AG06Error, sqlite3.Error, ValueError, TypeError) as error:
-            if not connection.in_transaction:
-                raise
-            connection.execute("ROLLBACK TO one")
-            connection.execute("RELEASE one")
-            return None, self._explain(error)
-        connection.execute("RELEASE one")
-        return result, None
-
-    def _begin(self, connection: sqlite3.Connection, durable: bool) -> None:
+    def _begin(self, connection: sqlite3.Connection, waiting: list[Operation[Any]]) -> None:
         """Begin a transaction as the only writer, waiting for other processes in short random steps."""
-        wanted = "FULL" if durable and self._durable else "NORMAL"
+        durable = self._durable and any(operation.durable for operation in waiting)
+        wanted = "FULL" if durable else "NORMAL"
         if self._synchronous != wanted:
             connection.execute(f"PRAGMA synchronous = {wanted}")
             self._synchronous = wanted
-        deadline = time.monotonic() + self._timeout
         wait = 0.0002
         while True:
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                    raise
-                if time.monotonic() > deadline:
+                if not _is_busy(error) or self._late(waiting):
                     raise
             else:
                 return
             time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
             wait = min(wait * 1.5, 0.005)
 
-    def _explain(self, error: BaseException) -> BaseException:
+    def _late(self, waiting: list[Operation[Any]]) -> list[Operation[Any]]:
+        """Return those, the first ones, that have waited for longer than the timeout."""
+        bound = time.monotonic() - self._timeout
+        return [operation for operation in waiting if operation.since <= bound]
+
+    def _one(self, connection: sqlite3.Connection, operation: Operation[Any]) -> Answer:
+        """Run one operation so that its failure undoes it alone; re-raise if it took the transaction with it."""
+        connection.execute("SAVEPOINT one")
+        try:
+            result = operation.work(connection)
+        except Exception as error:  # whatever it is, it is the answer
+            if not connection.in_transaction:
+                raise
+            connection.execute("ROLLBACK TO one")
+            connection.execute("RELEASE one")
+            return operation, None, self._explain(error)
+        connection.execute("RELEASE one")
+        return operation, result, None
+
+    def _undo(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:  # beyond repair: the next transaction gets a new connection
+            self._connection = None
+            connection.close()
+
+    def _answer(self, answers: list[Answer]) -> None:
+        """Answer in the loop, all with one wake-up."""
+        for operation, result, error in answers:
+            if operation.threaded:
+                operation.done(result, error)
+        others = [answer for answer in answers if not answer[0].threaded]
+        if not others:
+            return
+        try:
+            self._loop.call_soon_threadsafe(_deliver, others)
+        except RuntimeError:  # the loop has closed: nobody waits any more
+            return
+
+    def _explain(self, error: BaseException, committing: bool = False) -> BaseException:
+        if isinstance(error, AG06Error):
+            return error
+        explained: BaseException
         if isinstance(error, sqlite3.OperationalError):
-            what = f"store {self._path}: {error}; nothing was stored"
-            match error.sqlite_errorcode & 0xFF:
-                case sqlite3.SQLITE_FULL:
-                    what += "; make room on the disk and try again"
-                case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-                    what += f"; another process wrote for longer than {self._timeout} s"
-            explained: BaseException = StoreUnavailable(what)
+            explained = self._unavailable(error, committing)
         elif isinstance(error, sqlite3.Error):
             explained = StoreError(f"store {self._path}: {error}")
-        elif isinstance(error, AG06Error):
-            return error
         else:
             explained = StoreError(f"store {self._path}: {type(error).__name__}: {error}")
         explained.__cause__ = error
         return explained
 
+    def _unavailable(self, error: sqlite3.OperationalError, committing: bool) -> StoreUnavailable:
+        code = error.sqlite_errorcode & 0xFF
+        if committing and code == sqlite3.SQLITE_IOERR:
+            # What a failed sync left of the transaction may come back when the log is recovered after a crash.
+            return OutcomeUnknown(f"store {self._path}: {error} while it committed; check the disk")
+        advice = ""
+        match code:
+            case sqlite3.SQLITE_FULL:
+                advice = "; make room on the disk and try again"
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                advice = f"; another process wrote for longer than {self._timeout} s"
+            case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_IOERR:
+                advice = "; check the disk and the permissions"
+        return StoreUnavailable(f"store {self._path}: {error}; nothing was stored{advice}")
 
-def _resolve(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
+
+def _deliver(answers: list[Answer]) -> None:
+    for operation, result, error in answers:
+        operation.done(result, error)
+
+
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in (
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+    )
