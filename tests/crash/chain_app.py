@@ -1,0 +1,26 @@
+"""The workflow that the crash tests run in processes of their own: a → b → c, in order by subject."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from ag06 import Context, Event, Workflow
+
+app = Workflow("chain", visibility_timeout=1.0, grace=5.0, dedup_window=0)
+
+
+@app.step("a", concurrency=4)
+async def first(event: Event, ctx: Context) -> None:
+    await asyncio.sleep(random.uniform(0, 0.004))
+    await ctx.publish("b", event.data, subject=event.subject)
+    await asyncio.sleep(random.uniform(0, 0.002))
+
+
+@app.step("b", concurrency=4)
+def second(event: Event, ctx: Context) -> None:
+    ctx.publish("c", event.data)
+
+
+if __name__ == "__main__":
+    app.run()

@@ -1,0 +1,59 @@
+"""Processes that the crash tests start and kill."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from ag06.persistence import EventStore
+
+HERE = Path(__file__).parent
+
+
+class Killable:
+    """One process of the tests, to be killed at any moment."""
+
+    def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
+        self.process = process
+        self.name = name
+
+    async def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+
+    async def terminate(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return await asyncio.wait_for(self.process.wait(), 30)
+
+
+async def start_worker(url: str, number: int) -> Killable:
+    """Start a process that runs the chain on a store."""
+    name = f"crash-{os.getpid()}-{number}"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(HERE / "chain_app.py"),
+        env=os.environ | {"AG06_STORE": url, "AG06_WORKER": name},
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    return Killable(process, name)
+
+
+async def account(events: EventStore) -> dict[str, list[dict[str, Any]]]:
+    """Return what the log holds of each type, in log order."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    async for event in events.replay():
+        found[event.type].append(event.data)
+    return found
+
+
+def by_subject(entries: list[dict[str, Any]]) -> dict[int, list[int]]:
+    """Return the numbers of each subject, in log order."""
+    found: dict[int, list[int]] = defaultdict(list)
+    for entry in entries:
+        found[entry["subject"]].append(entry["n"])
+    return found
