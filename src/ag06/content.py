@@ -106,9 +106,9 @@ def _walk(value: Any, path: str, depth: int, suspicious: bool) -> None:
     members: Iterable[tuple[object, Any]]
     if kind is dict:
         if value and set(map(type, value)) != _STRINGS:
-            wrong = next((key for key in value if not isinstance(key, str)), None)
-            if wrong is not None:
-                raise InvalidEvent(path, f"has the key {wrong!r} of type {type(wrong).__name__}; keys must be text")
+            for key in value:
+                if not isinstance(key, str):
+                    raise InvalidEvent(path, f"has the key {key!r} of type {type(key).__name__}; keys must be text")
         if not suspicious and _PLAIN.issuperset(map(type, value.values())):
             children = False
         else:
@@ -131,8 +131,9 @@ def _walk(value: Any, path: str, depth: int, suspicious: bool) -> None:
 def _check_leaf(value: Any, path: str, depth: int, suspicious: bool) -> None:
     if value is None:
         return
-    if isinstance(value, (float, int, decimal.Decimal)):
-        _check_number(value, path)
+    if isinstance(value, (float, decimal.Decimal)):
+        if not math.isfinite(value):
+            raise InvalidEvent(path, f"is {value}; JSON has no NaN and no infinity")
     elif isinstance(value, str):
         try:
             value.encode()
@@ -148,14 +149,6 @@ def _check_leaf(value: Any, path: str, depth: int, suspicious: bool) -> None:
         _walk(dict(value) if isinstance(value, dict) else list(value), path, depth, suspicious)
     elif not isinstance(value, _TEXTUAL):
         raise InvalidEvent(path, f"is of type {type(value).__name__}, which JSON cannot hold; convert it first")
-
-
-def _check_number(value: float | decimal.Decimal, path: str) -> None:
-    if isinstance(value, int):
-        if not -(2**63) <= value < 2**64:
-            raise InvalidEvent(path, "is an integer beyond 64 bits; send it as text")
-    elif not math.isfinite(value):
-        raise InvalidEvent(path, f"is {value}; JSON has no NaN and no infinity")
 
 
 def _walk_fields(value: Any, path: str, depth: int, suspicious: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from ag06 import Context, Event, Workflow
+from ag06 import Context, Event, Outcome, Workflow
 
 app = Workflow("chain", visibility_timeout=1.0, grace=5.0, dedup_window=0)
 
@@ -20,6 +20,18 @@ async def first(event: Event, ctx: Context) -> None:
 @app.step("b", concurrency=4)
 def second(event: Event, ctx: Context) -> None:
     ctx.publish("c", event.data)
+
+
+_at_work = False
+
+
+@app.on_outcome
+def _tell_once(outcome: Outcome) -> None:
+    """Say on standard output that this process is at work: from now on its death does harm."""
+    global _at_work
+    if not _at_work:
+        _at_work = True
+        print("at work", flush=True)
 
 
 if __name__ == "__main__":

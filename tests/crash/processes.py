@@ -32,14 +32,17 @@ class Killable:
 
 
 async def start_worker(url: str, number: int) -> Killable:
-    """Start a process that runs the chain on a store."""
+    """Start a process that runs the chain on a store, and wait until it has settled its first delivery."""
     name = f"crash-{os.getpid()}-{number}"
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(HERE / "chain_app.py"),
         env=os.environ | {"AG06_STORE": url, "AG06_WORKER": name},
+        stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
+    assert process.stdout is not None
+    assert await asyncio.wait_for(process.stdout.readline(), 30) == b"at work\n"
     return Killable(process, name)
 
 

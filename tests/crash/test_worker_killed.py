@@ -36,7 +36,7 @@ async def _kill_again_and_again(url: str, events: EventStore, rng: random.Random
     workers = [await start_worker(url, number) for number in range(2)]
     handed_out = 0
     for kill in range(KILLS):
-        await asyncio.sleep(rng.uniform(0.1, 0.8))
+        await asyncio.sleep(rng.uniform(0.0, 0.4))
         victim = workers.pop(0)
         await victim.kill()
         if kill % 2:

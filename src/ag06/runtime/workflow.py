@@ -207,9 +207,10 @@ class Workflow:
         knob = self.knobs[name] = Knob(name, low=low, high=high, default=default, scale=scale, integer=integer)
         return knob
 
-    def on_outcome(self, listener: Listener) -> None:
-        """Call `listener(outcome)` for every delivery that this process settles."""
+    def on_outcome(self, listener: Listener) -> Listener:
+        """Call `listener(outcome)` for every delivery that this process settles; fit to be a decorator."""
         self._listeners.append(listener)
+        return listener
 
     # Publish
 

@@ -136,13 +136,13 @@ class Appender:
 
     async def _round(self, lane: _Lane, callers: list[_Waiting]) -> None:
         chunks = cut_chunks([(waiting.records, waiting.max_backlog) for waiting in callers])
-        calls = [Call(chunk.script, (), (chunk.packed(),), chunk.ids) for chunk in chunks]
+        calls = [Call(chunk.script, (), chunk.arguments(), chunk.ids) for chunk in chunks]
         replies = await lane.receipts.send(calls, self._tail)
         if self._tail is not None:
             check_waited(self._tail, replies.pop(), lane.wire.address.shown)
         refusal = next((reply for reply in replies if isinstance(reply, Exception)), None)
         digits = b"".join(
-            b"?" * len(chunk.ids) if isinstance(reply, Exception) else reply
+            b"?" * len(chunk.records) if isinstance(reply, Exception) else reply
             for chunk, reply in zip(chunks, replies, strict=True)
         )
         at = 0

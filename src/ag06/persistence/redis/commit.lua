@@ -5,7 +5,7 @@
 -- held by this worker is left out. Returns the lone tokens that were refused and a digit for each settlement.
 local earlier = earlier_reply(3)
 if earlier then
-  return earlier
+  return cmsgpack.unpack(earlier)
 end
 local worker, bound = ARGV[6], tonumber(ARGV[7])
 local lone, settlements = cmsgpack.unpack(ARGV[8]), cmsgpack.unpack(ARGV[9])
@@ -107,5 +107,5 @@ end
 keep_counts()
 wake()
 local reply = { refused, table.concat(outcomes) }
-keep_receipt(3, reply)
+keep_receipt(3, cmsgpack.pack(reply))
 return reply

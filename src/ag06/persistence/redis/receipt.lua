@@ -3,18 +3,12 @@
 local RECEIPT_MS = '604800000'
 
 local function earlier_reply(at)
-  if ARGV[at + 2] ~= '1' then
-    return
-  end
-  local kept = redis.call('GET', P .. 'receipt:' .. ARGV[at])
-  if kept then
-    local receipt = cmsgpack.unpack(kept)
-    if receipt[1] == ARGV[at + 1] then
-      return receipt[2]
-    end
+  if ARGV[at + 2] == '1' then
+    local number, reply = string.match(redis.call('GET', P .. 'receipt:' .. ARGV[at]) or '', '^(%d+) (.*)$')
+    return number == ARGV[at + 1] and reply
   end
 end
 
 local function keep_receipt(at, reply)
-  redis.call('SET', P .. 'receipt:' .. ARGV[at], cmsgpack.pack({ ARGV[at + 1], reply }), 'PX', RECEIPT_MS)
+  redis.call('SET', P .. 'receipt:' .. ARGV[at], ARGV[at + 1] .. ' ' .. reply, 'PX', RECEIPT_MS)
 end

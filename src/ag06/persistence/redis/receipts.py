@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -23,13 +23,13 @@ _pack = msgspec.msgpack.Encoder().encode
 class Call(msgspec.Struct):
     """One call of a script that keeps a receipt: its arguments before and behind those of the receipt.
 
-    `ids`: what it appends, one for each digit of its reply, for the case that its fate stays unknown.
+    `ids`: tells what it appends, one for each digit of its reply, for the case that its fate stays unknown.
     """
 
     name: str
     before: tuple[Any, ...]
     behind: tuple[Any, ...]
-    ids: Sequence[str] = ()
+    ids: Callable[[], Sequence[str]] | None = None
 
 
 class Doubt(msgspec.Struct, frozen=True):
@@ -80,7 +80,7 @@ class Receipts:
                 lost = StoreUnavailable(str(refusals[0]))
             if loop.time() >= deadline:
                 self._doubts += [
-                    Doubt(self._slot(i), self._number, call.ids) for i, call in enumerate(calls) if call.ids
+                    Doubt(self._slot(i), self._number, call.ids()) for i, call in enumerate(calls) if call.ids
                 ]
                 self._name = os.urandom(8).hex()  # these receipts must stay until somebody has read them
                 raise OutcomeUnknown(f"{lost}; whether the call before was done is unknown")

@@ -16,16 +16,27 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 class Chunk(msgspec.Struct):
-    """What one script call appends: runs of records (see append.lua) and the ids in them."""
+    """What one script call appends."""
 
-    runs: list[tuple[Any, ...]]
-    ids: list[str]
+    records: list[tuple[Record, int]]
     size: int = 0
-    script: str = "append"
+    plain: bool = True
+    """Whether append.lua can take it; otherwise admit.lua does."""
 
-    def packed(self) -> bytes:
-        """Return the argument for the script."""
-        return _pack(self.runs)
+    @property
+    def script(self) -> str:
+        """The name of the script for it."""
+        return "append" if self.plain else "admit"
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Return the arguments of that script."""
+        if self.plain:
+            return tuple(_runs(self.records))
+        return (_pack([row(record, max_backlog) for record, max_backlog in self.records]),)
+
+    def ids(self) -> list[str]:
+        """Return the ids in it, in order."""
+        return [record.id for record, _ in self.records]
 
 
 def row(record: Record, max_backlog: int = 0) -> tuple[Any, ...]:
@@ -37,43 +48,52 @@ def row(record: Record, max_backlog: int = 0) -> tuple[Any, ...]:
         record.subject,
         record.body.decode(),
         record.id,
-        None if identity is None else identity.decode("latin-1"),
+        None if identity is None else identity.hex(),
         record.window_ms,
-        None if content is None else content.decode("latin-1"),
+        None if content is None else content.hex(),
         record.due_ms,
         max_backlog,
     )
 
 
 def cut_chunks(calls: Iterable[tuple[Sequence[Record], int]]) -> list[Chunk]:
-    """Pack calls, each some records and a `max_backlog`, in order; a call may spread over several chunks."""
-    chunk = Chunk([], [])
+    """Cut calls, each some records and a `max_backlog`, in order; a call may spread over several chunks."""
+    chunk = Chunk([])
     chunks = [chunk]
-    last: tuple[Any, ...] | None = None
-    parts: list[str] = []
     for records, max_backlog in calls:
         for record in records:
-            body, identity = record.body, record.identity
-            if len(chunk.ids) >= _MOST_RECORDS or (chunk.ids and chunk.size + len(body) > _MOST_BYTES):
-                chunk = Chunk([], [])
+            size = len(record.body)
+            if len(chunk.records) >= _MOST_RECORDS or (chunk.records and chunk.size + size > _MOST_BYTES):
+                chunk = Chunk([])
                 chunks.append(chunk)
-                last = None
-            chunk.size += len(body)
-            chunk.ids.append(record.id)
+            chunk.records.append((record, max_backlog))
+            chunk.size += size
             if (
-                identity is None
+                record.subject is not None
                 or record.content is not None
-                or record.subject is not None
+                or record.identity is None
                 or record.due_ms
                 or record.window_ms < 1
             ):
-                chunk.runs.append((row(record, max_backlog),))
-                chunk.script = "admit"
-                last = None
-                continue
-            common = (record.type, record.level, record.window_ms, max_backlog)
-            if common != last:
-                last, parts = common, []
-                chunk.runs.append((*common, parts))
-            parts += (body.decode(), record.id, identity.decode("latin-1"))
+                chunk.plain = False
     return chunks
+
+
+def _runs(records: Sequence[tuple[Record, int]]) -> list[Any]:
+    """Return plain records as append.lua takes them: what neighbours have in common is sent once."""
+    arguments: list[Any] = []
+    common: tuple[str, int, int, int] | None = None
+    at = count = 0
+    for record, max_backlog in records:
+        own = (record.type, record.level, record.window_ms, max_backlog)
+        if own != common:
+            if common is not None:
+                arguments[at] = count
+            common, count = own, 0
+            at = len(arguments) + 4
+            arguments += (*own, 0)
+        count += 1
+        identity = record.identity or b""  # plain records have one
+        arguments += (record.body, record.id, identity.hex())
+    arguments[at] = count
+    return arguments

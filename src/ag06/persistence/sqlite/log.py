@@ -175,6 +175,7 @@ class SqliteLog:
     async def register(self, workflow: str, steps: Sequence[StepSpec]) -> None:
         """Make steps known; see the port."""
         await self.writer.submit(lambda connection: keeping.register(connection, workflow, steps))
+        self.waiters.wake()
 
     def subscribe(self, group: str, worker: str, visibility: float) -> SqliteSubscription:
         """Return a worker's end of a group; see the port."""

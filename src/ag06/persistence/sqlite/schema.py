@@ -65,6 +65,9 @@ _OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
 _REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "ncpfs", "afs", "9p", "davfs"})
 _REMOTE_CLUSTERS = frozenset({"ceph", "lustre", "beegfs", "glusterfs", "gfs2", "ocfs2"})
 _REMOTE_FUSE = frozenset({"sshfs", "glusterfs", "ceph", "s3fs", "rclone", "gcsfuse", "davfs2", "smbnetfs"})
+MOUNTS = Path("/proc/self/mountinfo")
+"""Where the system says what is mounted."""
+
 _OCTAL = re.compile(r"\\([0-7]{3})")  # how mountinfo writes blanks and backslashes
 
 
@@ -161,7 +164,7 @@ def _filesystem(path: str) -> str:
     real = os.path.realpath(path)
     best, kind = "", ""
     try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        lines = MOUNTS.read_text().splitlines()
     except OSError:
         return ""
     for line in lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import queue
 import random
@@ -17,9 +18,13 @@ from ag06.persistence.sqlite.schema import connect
 from ag06.persistence.sqlite.waiting import Waiters
 
 R = TypeVar("R")
+_logger = logging.getLogger("ag06.persistence")
 _HEAVIEST = 4000  # records and other operations in one transaction: about a tenth of a second for other processes
 _FIRST_LOOK = 0.001
 _LONGEST_LOOK = 0.02
+_LARGEST_WAL = 64 << 20  # bytes
+_WAL_PATIENCE = 0.1  # seconds that readers may keep the write-ahead log from being begun anew
+_WAL_INTERVAL = 5.0
 
 
 class Operation(Generic[R]):
@@ -80,6 +85,7 @@ class Writer(threading.Thread):
         self._connection: sqlite3.Connection | None = connect(path)
         self._version = 0
         self._pause = _FIRST_LOOK
+        self._shortened = time.monotonic()
 
     # In the threads of those who ask
 
@@ -144,6 +150,8 @@ class Writer(threading.Thread):
                 self._transact(batch)
                 if self._waiters:
                     self._look()
+                if time.monotonic() - self._shortened > _WAL_INTERVAL:
+                    self._shorten()
         finally:
             if self._connection is not None:
                 self._connection.close()
@@ -271,6 +279,19 @@ class Writer(threading.Thread):
             return operation, None, self._explain(error)
         connection.execute("RELEASE one")
         return operation, result, None
+
+    def _shorten(self) -> None:
+        """Begin a large write-ahead log anew: by itself SQLite does that only where it meets no reader at all."""
+        self._shortened = time.monotonic()
+        try:
+            if os.stat(self._path + "-wal").st_size < _LARGEST_WAL:
+                return
+            connection = self._connected()
+            connection.execute(f"PRAGMA busy_timeout = {int(_WAL_PATIENCE * 1000)}")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            connection.execute("PRAGMA busy_timeout = 0")
+        except (OSError, sqlite3.Error) as error:
+            _logger.warning("store %s: its write-ahead log stays large: %s", self._path, error)
 
     def _undo(self) -> None:
         connection = self._connection
