@@ -60,6 +60,7 @@ class Receiver:
         self._wake_ups: list[bytes] = []
         self._spare: list[Delivery] = []
         self._event_bytes = 1024.0
+        self._listen_until = 0.0  # until then (loop time) all there is to learn comes to who listens
         self.client_id: int | None = None
         self.closing = False
 
@@ -74,6 +75,7 @@ class Receiver:
                 raise
             except AG06Error as error:
                 self._doubtful = self.event_type is not None
+                self._listen_until = 0.0
                 if isinstance(error, GroupLost):
                     self.event_type = None
                 _logger.warning("step %s waits for the store: %s", self._group, error)
@@ -91,15 +93,20 @@ class Receiver:
         if not await self._ready():
             await asyncio.sleep(min(_CADENCE, max(0.0, _left(until))))
             return []
-        due, more, found = await self._ask(limit)
-        if found or more == 1 or self.closing:
-            return self.hand_out(found, limit)
-        left = min(_left(until), _CADENCE, due if due >= 0 else _CADENCE)
-        if left <= 0:
-            return []
-        if more == 2:
-            await asyncio.sleep(min(left, 0.02))
-            return []
+        now = asyncio.get_running_loop().time()
+        if now >= self._listen_until:
+            due, more, found = await self._ask(limit)
+            if found or more == 1 or self.closing:
+                return self.hand_out(found, limit)
+            left = min(_left(until), _CADENCE, due if due >= 0 else _CADENCE)
+            if left <= 0:
+                return []
+            if more == 2:
+                await asyncio.sleep(min(left, 0.02))
+                return []
+            self._listen_until = now + left
+        else:
+            left = min(_left(until), self._listen_until - now)
         return self.hand_out(await self._listen(limit, left), limit)
 
     def hand_out(self, found: list[Delivery], limit: int) -> list[Delivery]:
@@ -158,6 +165,8 @@ class Receiver:
                 self._wake_ups += [identity for identity, _ in entries]
             else:
                 news.append((key[-1:], entries))
+            if key == wake_key or len(entries) == count:
+                self._listen_until = 0.0  # something is ready again, or there is more than one may take by listening
         return self._note(news, (), await self._out_of_turn(news))
 
     async def _once(self, command: Command, wait: float = 0.0) -> Any:

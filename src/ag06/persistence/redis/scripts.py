@@ -21,7 +21,7 @@ _EVENTS = (*_COUNTS, "events")
 _DELIVERIES = (*_EVENTS, "ids", "deliveries")
 _HELD = (*_DELIVERIES, "held")
 _PARTS: dict[str, tuple[str, ...]] = {
-    "append": (*_COUNTS, "receipt"),
+    "append": (),
     "admit": (*_EVENTS, "receipt"),
     "resolve": (*_EVENTS, "receipt"),
     "promote": (*_EVENTS, "promotion"),
