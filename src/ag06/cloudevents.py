@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime as dt
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote, unquote
@@ -31,6 +32,8 @@ _ATTRIBUTES = {
     "causationid": "causation_id",
     "traceparent": "traceparent",
 }
+_QUOTED_PAIR = re.compile(r"\\(.)")
+_CHARSET = re.compile(r""";\s*charset\s*=\s*"?([^\s;"]+)""", re.IGNORECASE)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -102,17 +105,31 @@ def from_binary(headers: Mapping[str, str], body: bytes) -> Event[Any]:
     if media_type == "application/json" or media_type.endswith("+json"):
         attributes["data"] = _parse(body) if body else None
     elif media_type.startswith("text/"):
-        attributes["data"] = body.decode(errors="strict")
+        attributes["data"] = _text(content_type, body)
     else:
         attributes["data"] = base64.b64encode(body).decode()
     return _from_attributes(attributes)
 
 
 def _unquote(name: str, value: str) -> str:
+    """Return a header's value as the binding wants it: first without quotes (RFC 7230, section 3.2.6), then decoded."""
+    if len(value) >= 2 and value[0] == value[-1] == '"':
+        value = _QUOTED_PAIR.sub(r"\1", value[1:-1])
     try:
         return unquote(value, errors="strict")
     except UnicodeDecodeError:
         raise InvalidEvent(name, "is not percent-encoded UTF-8") from None
+
+
+def _text(content_type: str, body: bytes) -> str:
+    named = _CHARSET.search(content_type)
+    charset = named[1] if named else "utf-8"
+    try:
+        return body.decode(charset)
+    except LookupError:
+        raise InvalidEvent("content-type", f"names the charset {charset!r}, which is not known") from None
+    except UnicodeDecodeError as error:
+        raise InvalidEvent("body", f"is not valid {charset}: {error}") from None
 
 
 def _parse(body: bytes | str) -> Any:
@@ -153,7 +170,7 @@ def _time(name: str, text: Any) -> dt.datetime:
 
 def _priority(value: Any) -> Priority:
     try:
-        return Priority(int(value))
+        return Priority(int(value) if isinstance(value, str) else value)
     except (TypeError, ValueError):
         raise InvalidEvent("priority", f"{value!r} is not one of 0 (low) to 3 (critical)") from None
 
@@ -169,5 +186,5 @@ def _data(attributes: dict[str, Any]) -> Any:
         raise InvalidEvent("data_base64", "is not valid base64") from None
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return attributes["data_base64"]  # binary data stays base64 text: the log holds JSON

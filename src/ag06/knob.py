@@ -35,13 +35,17 @@ class Knob:
             raise ConfigurationError(f"knob {name}: scale={scale!r}; use 'linear' or 'log'")
         if scale == "log" and low <= 0:
             raise ConfigurationError(f"knob {name}: low={low} must be above 0 on a log scale")
+        if integer and not all(float(number).is_integer() for number in (low, high, default)):
+            raise ConfigurationError(
+                f"knob {name}: low={low}, high={high}, default={default} must be whole numbers with integer=True"
+            )
         self.name = name
         self.low = low
         self.high = high
         self.default = default
         self.scale = scale
         self.integer = integer
-        self.value: float = default
+        self.value: float = round(default) if integer else default
 
     def set(self, value: float) -> float:
         """Move the knob to `value`, clipped to its bounds and rounded if integer; return what it became."""

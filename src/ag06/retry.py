@@ -48,11 +48,15 @@ class Retry(msgspec.Struct, frozen=True):
 _RANDOM = random.Random()  # noqa: S311 - jitter, not a secret
 
 
+_BUDGET_SECONDS = 10
+_ONE = 1.0 - 1e-9  # shares of a token do not add up exactly
+
+
 class RetryBudget:
     """Limits retries to a share of first attempts plus a constant rate, so that retries cannot become a storm.
 
     A token bucket as in Finagle's RetryBudget: each first attempt deposits `share` of a token, time deposits
-    `per_second` tokens a second, a retry withdraws one; the bucket holds at most ten seconds of both.
+    `per_second` tokens a second, a retry withdraws one; deposits of both kinds are forgotten after ten seconds.
     """
 
     def __init__(
@@ -63,22 +67,38 @@ class RetryBudget:
         self._per_second = per_second
         self._clock = clock
         self._constant = per_second  # one second's worth to start with
-        self._earned = 0.0
+        self._earned = [0.0] * _BUDGET_SECONDS  # one entry a second, used in turn
         self._at = clock()
+        self._second = int(self._at)
 
     def deposit(self, first_attempts: int = 1) -> None:
         """Count `first_attempts` events that were tried for the first time."""
-        self._earned = min(self._earned + self._share * first_attempts, 10 * 60 * self._per_second)
+        second = int(self._clock())
+        if second != self._second:
+            self._turn_to(second)
+        self._earned[second % _BUDGET_SECONDS] += self._share * first_attempts
 
     def withdraw(self) -> bool:
         """Take one retry out of the budget; `False` when there is none left now."""
         now = self._clock()
-        self._constant = min(self._constant + (now - self._at) * self._per_second, 10 * self._per_second)
+        self._constant = min(self._constant + (now - self._at) * self._per_second, _BUDGET_SECONDS * self._per_second)
         self._at = now
-        if self._constant >= 1.0:
+        if self._constant >= _ONE:
             self._constant -= 1.0
             return True
-        if self._earned >= 1.0:
-            self._earned -= 1.0
-            return True
-        return False
+        self._turn_to(int(now))
+        if sum(self._earned) < _ONE:
+            return False
+        left = 1.0
+        for age in range(_BUDGET_SECONDS, 0, -1):  # the oldest first: it is forgotten first
+            entry = (self._second - age + 1) % _BUDGET_SECONDS
+            taken = min(left, self._earned[entry])
+            self._earned[entry] -= taken
+            left -= taken
+        return True
+
+    def _turn_to(self, second: int) -> None:
+        """Forget what was deposited ten seconds before `second` or earlier."""
+        for begun in range(max(self._second + 1, second - _BUDGET_SECONDS + 1), second + 1):
+            self._earned[begun % _BUDGET_SECONDS] = 0.0
+        self._second = second
