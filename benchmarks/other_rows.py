@@ -103,3 +103,18 @@ def growth_rows(redis: str, *, scale: float) -> list[Row]:
                 rate = median(in_turns(1, {label: ("publish.ours", arguments)})[label])
                 found.append(Row(label, f"{rate:,.0f}/s", f"{rate * size / 1e6:,.1f} MB/s"))
     return found
+
+
+def backlog_rows(redis: str, *, scale: float) -> list[Row]:
+    """What a long log costs; for the record."""
+    found = []
+    for events in (1_000, 100_000, int(10_000_000 * scale)):
+        with tempfile.TemporaryDirectory() as directory:
+            for store, url in (("SQLite", f"sqlite:///{directory}/b.db"), ("Redis", f"{redis}/3?log=b{events}")):
+                label = f"{store}, {events:,} events behind"
+                (result,) = in_turns(1, {label: ("backlog.ours", {"url": url, "events": events})})[label]
+                found.append(Row(f"{label}: publish, 100 in flight", f"{result['publish']:,.0f}/s"))
+                found.append(Row(f"{label}: publish, one caller, p50", f"{result['p50']:.3f} ms"))
+                found.append(Row(f"{label}: no-op step", f"{result['process']:,.0f}/s"))
+                found.append(Row(f"{label}: stats", f"{result['stats']:.3f} ms"))
+    return found

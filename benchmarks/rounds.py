@@ -19,7 +19,7 @@ raw: dict[str, list[Result]] = {}
 def measure(work: str, **arguments: Any) -> Result:
     """Run one measurement in a fresh process; its last line of output is the result."""
     command = [sys.executable, "-m", "benchmarks.child", work, json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
     if done.returncode:
         raise RuntimeError(f"{work} failed:\n{done.stderr[-2000:]}")
     result: Result = json.loads(done.stdout.strip().splitlines()[-1])

@@ -12,14 +12,16 @@ from typing import Any
 import msgspec
 
 from ag06.content import MAX_DATA_BYTES, check_name, check_time, content_hash, encode_data, key_hash
-from ag06.errors import ConfigurationError, InvalidEvent
+from ag06.errors import InvalidEvent
 from ag06.event import Event, Priority, to_millis
 from ag06.ids import new_id
 from ag06.persistence.log import Record
+from ag06.settings import check_count, check_seconds
 
 _encode = msgspec.json.Encoder().encode
 _NORMAL = Priority.NORMAL
 _REPEAT_WINDOW_MS = 300_000
+_HEX = frozenset("0123456789abcdef")
 _LONGEST_DELAY = 10 * 366 * 86_400.0
 
 
@@ -36,10 +38,8 @@ class Admission:
         clock: Callable[[], float] = clocks.time,
     ) -> None:
         """Take the limits, and the clock in seconds since the epoch that `delay=` counts from."""
-        if not 0 <= dedup_window < math.inf:
-            raise ConfigurationError(f"dedup_window={dedup_window}: seconds, 0 (off) or more")
-        if max_event_bytes < 1:
-            raise ConfigurationError(f"max_event_bytes={max_event_bytes}: at least 1 byte")
+        check_seconds("dedup_window", dedup_window, "0 switches deduplication off")
+        check_count("max_event_bytes", max_event_bytes, 1, "bytes of JSON")
         self.dedup_window_ms = int(dedup_window * 1000)
         self.max_event_bytes = max_event_bytes
         self._clock = clock
@@ -63,10 +63,9 @@ class Admission:
         at: dt.datetime | None = None,
     ) -> Record:
         """Return the record of an event that a publisher wants stored; raise `InvalidEvent` if it breaks a limit."""
-        check_name("type", event_type)
-        check_name("source", source)
-        if subject is not None:
-            check_name("subject", subject)
+        event_type, source = check_name("type", event_type), check_name("source", source)
+        subject = _optional("subject", subject)
+        key = _optional("idempotency_key", idempotency_key)
         moment = None if time is None else check_time("time", time)
         encoded = encode_data(data, self.max_event_bytes)
         content, window = None, self.dedup_window_ms
@@ -77,8 +76,8 @@ class Admission:
             content = content_hash(event_type, source, subject, encoded, moment)
         if not dedup or self.dedup_window_ms == 0:
             identity, window_ms = own_identity(chosen), _REPEAT_WINDOW_MS
-        elif idempotency_key is not None:
-            identity, window_ms = key_hash(event_type, source, check_name("idempotency_key", idempotency_key)), window
+        elif key is not None:
+            identity, window_ms = key_hash(event_type, source, key), window
         else:
             identity = content or content_hash(event_type, source, subject, encoded, moment)
             window_ms = window
@@ -115,10 +114,8 @@ class Admission:
         at: dt.datetime | None = None,
     ) -> Record:
         """Return the record of an event that a step publishes because of `parent`; its `id` is its whole identity."""
-        check_name("type", event_type)
-        check_name("source", source)
-        if subject is not None:
-            check_name("subject", subject)
+        event_type, source = check_name("type", event_type), check_name("source", source)
+        subject = _optional("subject", subject)
         level = parent.priority if priority is None else check_priority(priority)
         moment = dt.datetime.now(dt.UTC) if time is None else check_time("time", time)
         encoded = encode_data(data, self.max_event_bytes)
@@ -150,10 +147,15 @@ class Admission:
 
 
 def own_identity(event_id: str) -> bytes:
-    """Return the identity of an event that is compared with no other.
+    """Return the identity of an event that is compared with no other: its id.
 
-    A publisher who lost the reply may still repeat the very same event by its id.
+    A publisher who lost the reply may still repeat the very same event by its id. The bytes of a UUIDv7 grow with time,
+    so the store's index of identities grows at its end; hashes would touch a page each.
     """
+    digits = event_id.replace("-", "")
+    canonical = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:32]}"
+    if event_id == canonical and _HEX.issuperset(digits):
+        return bytes.fromhex(digits)
     return blake2b(event_id.encode(), digest_size=16, person=b"ag06.id").digest()
 
 

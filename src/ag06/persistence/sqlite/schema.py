@@ -71,11 +71,14 @@ MOUNTS = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(r"\\([0-7]{3})")  # how mountinfo writes blanks and backslashes
 
 
-def connect(path: str, wait: float = 0.0) -> sqlite3.Connection:
-    """Return a connection in autocommit mode that waits up to `wait` seconds for a lock by itself."""
+def connect(path: str, wait: float = 0.0, cache_kib: int = 2048) -> sqlite3.Connection:
+    """Return a connection in autocommit mode that waits up to `wait` seconds for a lock by itself.
+
+    `cache_kib`: pages it may keep in memory. Reading goes through the log once, so it gains nothing by keeping many.
+    """
     connection = sqlite3.connect(path, timeout=wait, isolation_level=None, check_same_thread=False)
     try:
-        connection.execute("PRAGMA cache_size = -16384")  # 16 MiB
+        connection.execute(f"PRAGMA cache_size = -{cache_kib}")
         connection.execute("PRAGMA journal_size_limit = 67108864")
         connection.execute("PRAGMA temp_store = MEMORY")
     except BaseException:

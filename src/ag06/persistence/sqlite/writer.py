@@ -25,6 +25,7 @@ _LONGEST_LOOK = 0.02
 _LARGEST_WAL = 64 << 20  # bytes
 _WAL_PATIENCE = 0.1  # seconds that readers may keep the write-ahead log from being begun anew
 _WAL_INTERVAL = 5.0
+_CACHE_KIB = 16_384  # the indexes that every append touches
 
 
 class Operation(Generic[R]):
@@ -82,7 +83,7 @@ class Writer(threading.Thread):
         self._gate = threading.Lock()
         self._closing = False
         self._synchronous = ""
-        self._connection: sqlite3.Connection | None = connect(path)
+        self._connection: sqlite3.Connection | None = connect(path, cache_kib=_CACHE_KIB)
         self._version = 0
         self._pause = _FIRST_LOOK
         self._shortened = time.monotonic()
@@ -200,7 +201,7 @@ class Writer(threading.Thread):
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = connect(self._path)
+            self._connection = connect(self._path, cache_kib=_CACHE_KIB)
             self._synchronous = ""
         return self._connection
 
