@@ -31,6 +31,7 @@ MAX_DEPTH = 100
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 _TEXTUAL = (str, int, float, bool, dt.datetime, dt.date, dt.time, dt.timedelta, uuid.UUID, decimal.Decimal, enum.Enum)
 _STRINGS = frozenset({str})
+_KEPT = (dt.datetime,)  # looked at as they are: whether they have a time zone is not to be seen in their text
 
 # Sorted keys: the same data gives the same bytes whatever the order it was built in.
 _encode = msgspec.json.Encoder(order="sorted").encode
@@ -40,6 +41,8 @@ def check_name(field: str, value: object) -> str:
     """Return `value` if it may be a name; raise `InvalidEvent` naming the `field` and the limit otherwise."""
     if not isinstance(value, str):
         raise InvalidEvent(field, f"must be text, got {type(value).__name__}")
+    if type(value) is not str:
+        value = str.__str__(value)  # a member of an enum of texts is stored as its value
     if not value:
         raise InvalidEvent(field, f"must not be empty; 1 to {MAX_NAME_BYTES} bytes of UTF-8")
     # 63 characters are at most 252 bytes, and printable ones hold neither surrogates nor control characters.
@@ -153,7 +156,7 @@ def _check_leaf(value: Any, path: str, depth: int, suspicious: bool) -> None:
 
 def _walk_fields(value: Any, path: str, depth: int, suspicious: bool) -> None:
     try:
-        plain = msgspec.to_builtins(value)
+        plain = msgspec.to_builtins(value, builtin_types=_KEPT)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidEvent(path, f"cannot be written as JSON: {error}") from None
     _walk(plain, path, depth, suspicious)

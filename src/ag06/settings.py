@@ -1,4 +1,4 @@
-"""Where a setting comes from: a flag, then the environment, then `ag06.toml`, then the default."""
+"""Where a setting comes from: a flag, then the environment, then `ag06.toml`, then the default. And what it may be."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ DEFAULTS: Mapping[str, str] = {
 }
 """Every setting that has a fixed name (`AG06_` and the name in capitals), with its default."""
 
+LONGEST = 100 * 366 * 86_400.0
+"""Most seconds that a span may have: a hundred years, which every store can add to the time of day."""
+
 
 class Setting(msgspec.Struct, frozen=True):
     """The value that won, and the place it came from: `flag`, `AG06_...`, `ag06.toml` or `default`."""
@@ -36,6 +39,8 @@ def _file_values(path: Path) -> dict[str, str]:
         raw = path.read_bytes()
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); correct it or remove it") from error
     try:
         table = tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -69,3 +74,15 @@ def resolve(
 def resolve_all(flags: Mapping[str, str | None] | None = None) -> list[Setting]:
     """Return every setting with its origin, in the order of `DEFAULTS`."""
     return [resolve(name, (flags or {}).get(name)) for name in DEFAULTS]
+
+
+def check_seconds(name: str, value: object, meaning: str, *, least: float = 0, longest: float = LONGEST) -> None:
+    """Raise `ConfigurationError` unless `value` is a number of seconds from `least` to `longest`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= longest:
+        raise ConfigurationError(f"{name}={value!r}: seconds from {least} to {longest:.0f}; {meaning}")
+
+
+def check_count(name: str, value: object, least: int, meaning: str) -> None:
+    """Raise `ConfigurationError` unless `value` is a whole number, `least` or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"{name}={value!r}: a whole number from {least}; {meaning}")

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import os
-import threading
-import weakref
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
+import msgspec
+
 from ag06.content import MAX_DATA_BYTES
-from ag06.errors import AG06Error, Backpressure, ConfigurationError, InvalidEvent, OutcomeUnknown
+from ag06.errors import Backpressure, ConfigurationError, InvalidEvent, OutcomeUnknown
 from ag06.event import Event, Priority, decode_event, to_millis
 from ag06.persistence.admission import Admission
 from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Query, Record
+from ag06.persistence.loops import LogsByLoop
 from ag06.persistence.stores import masked, open_log
-from ag06.settings import resolve
+from ag06.settings import check_count, check_seconds, resolve
 
 Moment = dt.datetime | float | int
 """A point in time: an aware datetime, or seconds since the epoch."""
 
 _STORED = Appended.STORED
-_inherited: list[object] = []  # logs of the parent process: closing them here would close its files and locks
+
+
+class _Settings(msgspec.Struct, frozen=True):
+    """What a store is configured with."""
+
+    url: str
+    options: LogOptions
+    dedup_window: float
+    max_backlog: int
+    max_event_bytes: int
 
 
 class EventStore:
@@ -34,13 +43,9 @@ class EventStore:
 
     def __init__(self, store: str | None = None, **settings: Any) -> None:
         """Take the settings of `initialize` at once; nothing is opened before the first use."""
-        self._lock = threading.Lock()
-        self._url: str | None = None
-        self._pid = os.getpid()
-        self._opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Future[EventLog]] = (
-            weakref.WeakKeyDictionary()
-        )
-        self._hot: tuple[asyncio.AbstractEventLoop | None, int, EventLog | None] = (None, 0, None)
+        self._settings: _Settings | None = None
+        self._logs: LogsByLoop | None = None
+        self._replaced: list[LogsByLoop] = []
         if store is not None or settings:
             self.configure(store, **settings)
 
@@ -56,21 +61,30 @@ class EventStore:
         timeout: float = 10.0,
     ) -> None:
         """Set what `initialize` sets, without opening anything."""
-        if durability not in (None, "server", "fsync", "replicated"):
-            raise ConfigurationError(f"durability={durability!r}; use 'server', 'fsync' or 'replicated'")
-        if retention is not None and not retention >= 0:
-            raise ConfigurationError(f"retention={retention}: seconds; 0 keeps events for ever")
-        if max_backlog < 0:
-            raise ConfigurationError(f"max_backlog={max_backlog}: events; 0 switches it off")
-        self._options = LogOptions(durability=durability, retention=retention, timeout=timeout)
+        _check_durability(durability)
+        if retention is not None:
+            check_seconds("retention", retention, "0 keeps events for ever")
+        check_seconds("timeout", timeout, "how long to wait for the store's answer", least=0.001, longest=86_400.0)
+        check_count("max_backlog", max_backlog, 0, "events; 0 switches it off")
+        admission = Admission(dedup_window, max_event_bytes)
+        if store is not None and not isinstance(store, str):
+            raise ConfigurationError(f"store={store!r}: a URL as text, such as sqlite:///events.db")
+        url = resolve("store", store).value
+        options = LogOptions(durability=durability, retention=retention, timeout=timeout)
+        settings = _Settings(url, options, dedup_window, max_backlog, max_event_bytes)
+        if settings == self._settings:
+            return
+        if self._logs is not None:
+            self._replaced.append(self._logs)
+        self.admission = admission
         self._max_backlog = max_backlog
-        self.admission = Admission(dedup_window, max_event_bytes)
-        self._url = resolve("store", store).value
+        self._settings = settings
+        self._logs = LogsByLoop(lambda: open_log(url, options), timeout)
 
     @property
     def url(self) -> str | None:
         """The store's URL without its password; `None` before `initialize`."""
-        return None if self._url is None else masked(self._url)
+        return None if self._settings is None else masked(self._settings.url)
 
     async def initialize(
         self,
@@ -83,7 +97,7 @@ class EventStore:
         max_event_bytes: int = MAX_DATA_BYTES,
         timeout: float = 10.0,
     ) -> None:
-        """Open the store; needed once before anything else.
+        """Open the store; needed once before anything else. Again with the same settings it changes nothing.
 
         Args:
             store: its URL; `None`: `$AG06_STORE`, then `ag06.toml`, then `sqlite:///.ag06/events.db`.
@@ -98,8 +112,6 @@ class EventStore:
             ConfigurationError: the URL is wrong, or the store cannot give the durability asked for.
             StoreUnavailable: the store cannot be reached.
         """
-        if self._url is not None and self._pid == os.getpid() and self._opening:
-            await self.close()
         self.configure(
             store,
             durability=durability,
@@ -109,47 +121,18 @@ class EventStore:
             max_event_bytes=max_event_bytes,
             timeout=timeout,
         )
-        await self.log()
+        try:
+            await self.log()
+        finally:
+            await self._close_replaced()
 
     async def log(self) -> EventLog:
         """Return the log that belongs to the running event loop, opened on first use."""
-        loop = asyncio.get_running_loop()
-        hot = self._hot
-        if hot[0] is loop and hot[1] == os.getpid() and hot[2] is not None:
-            return hot[2]
-        log = await self._open(loop)
-        self._hot = (loop, os.getpid(), log)
-        return log
-
-    async def _open(self, loop: asyncio.AbstractEventLoop) -> EventLog:
-        if self._url is None:
+        logs = self._logs
+        if logs is None:
             raise ConfigurationError("the event store is not open; call `await persistence.initialize()` first")
-        mine = False
-        with self._lock:
-            self._forget_parent()
-            opening = self._opening.get(loop)
-            if opening is None:
-                mine = True
-                opening = self._opening[loop] = loop.create_future()
-        if not mine:
-            return await asyncio.shield(opening)
-        try:
-            log = open_log(self._url, self._options)
-            await log.open()
-        except BaseException as error:
-            with self._lock:
-                self._opening.pop(loop, None)
-            opening.set_exception(error if isinstance(error, AG06Error) else ConfigurationError(f"not opened: {error}"))
-            opening.exception()  # whoever waits gets it; without waiters it is raised here alone
-            raise
-        opening.set_result(log)
-        return log
-
-    def _forget_parent(self) -> None:
-        if self._pid != os.getpid():
-            _inherited.append(list(self._opening.items()))
-            self._opening = weakref.WeakKeyDictionary()
-            self._pid = os.getpid()
+        log = logs.opened.get(asyncio.get_running_loop())
+        return await logs.open() if log is None else log
 
     async def persist_event(
         self,
@@ -181,6 +164,8 @@ class EventStore:
         `max_backlog` behind), `StoreUnavailable` (the store does not answer): nothing was stored. Raises
         `OutcomeUnknown` when the reply was lost: publish again with `id=error.event_id`.
         """
+        if durability is not None:
+            _check_durability(durability)
         record = self._admission().admit(
             event_type,
             source,
@@ -213,6 +198,7 @@ class EventStore:
         A member is an `Event` (its id is kept) or a mapping of `persist_event`'s arguments. All are checked before
         any is stored. On `Backpressure` the members before the refused one are stored; the call may be repeated.
         """
+        _check_durability(durability)
         admission = self._admission()
         records = [_admit_member(admission, index, member) for index, member in enumerate(events)]
         if not records:
@@ -226,7 +212,7 @@ class EventStore:
         return [self._outcome(record, outcome) for record, outcome in zip(records, outcomes, strict=True)]
 
     def _admission(self) -> Admission:
-        if self._url is None:
+        if self._settings is None:
             raise ConfigurationError("the event store is not open; call `await persistence.initialize()` first")
         return self.admission
 
@@ -287,20 +273,20 @@ class EventStore:
 
         The settings stay: a later use opens it again.
         """
-        with self._lock:
-            self._forget_parent()
-            opened = list(self._opening.items())
-            self._opening.clear()
-            self._hot = (None, 0, None)
-        here = asyncio.get_running_loop()
-        for loop, opening in opened:
-            if loop is here and not opening.done():
-                continue  # whoever opens it right now keeps it
-            if loop is here:
-                await opening.result().close()
-            elif not loop.is_closed() and opening.done() and opening.exception() is None:
-                closing = asyncio.run_coroutine_threadsafe(opening.result().close(), loop)
-                await asyncio.wait_for(asyncio.wrap_future(closing), self._options.timeout)
+        logs = self._logs
+        await self._close_replaced()
+        if logs is not None:
+            await logs.close()
+
+    async def _close_replaced(self) -> None:
+        replaced, self._replaced = self._replaced, []
+        for logs in replaced:
+            await logs.close()
+
+
+def _check_durability(level: object) -> None:
+    if level not in (None, "server", "fsync", "replicated"):
+        raise ConfigurationError(f"durability={level!r}; use 'server', 'fsync' or 'replicated'")
 
 
 def _admit_member(admission: Admission, index: int, member: Event[Any] | Mapping[str, Any]) -> Record:

@@ -256,6 +256,10 @@ class EventLog(Protocol):
         """Finish what was accepted and disconnect."""
         ...
 
+    def abandon(self) -> None:
+        """Let go of threads and files without waiting: the event loop that the log belongs to has ended."""
+        ...
+
     async def append(
         self, records: Sequence[Record], *, durability: Durability | None = None, max_backlog: int = 0
     ) -> list[Appended]:

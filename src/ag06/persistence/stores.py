@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from ag06.errors import ConfigurationError
 from ag06.persistence.log import EventLog, LogOptions
@@ -15,7 +15,7 @@ def open_log(url: str, options: LogOptions) -> EventLog:
     """Return the log that `url` names, not yet opened; the adapter's module is imported only now."""
     scheme, separator, rest = url.partition("://")
     if not separator:
-        raise ConfigurationError(f"store {url!r} is not a URL; accepted: {ACCEPTED}")
+        raise ConfigurationError(f"store {masked(url)!r} is not a URL; accepted: {ACCEPTED}")
     match scheme.lower():
         case "memory":
             from ag06.persistence.memory import MemoryLog
@@ -44,13 +44,11 @@ def _sqlite_path(url: str, rest: str) -> str:
 
 
 def masked(url: str) -> str:
-    """Return `url` fit for a message or a log: without its password."""
-    try:
-        parts = urlsplit(url)
-        if parts.password is None:
-            return url
-        user = parts.username or ""
-        host = parts.netloc.rpartition("@")[2]
-        return parts._replace(netloc=f"{user}:***@{host}").geturl()
-    except ValueError:
-        return re.sub(r"//[^@/]*@", "//***@", url)
+    """Return `url` fit for a message or a log: without its password, even where that makes it no URL at all."""
+    if url.startswith(("sqlite:", "memory:")):
+        return url
+    head, at, host = url.rpartition("@")
+    user = re.match(r"([\w+.-]*:)?(//)?[^:/@]*", head)
+    if user is not None and len(user[0]) < len(head):
+        head = f"{user[0]}:***"
+    return re.sub(r"(password=)[^&#]*", r"\1***", f"{head}{at}{host}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -51,6 +52,16 @@ _logs: dict[str, _Named] = {}
 _logs_lock = threading.Lock()
 
 
+def _forget_parent() -> None:
+    """A child process begins with logs of its own: what it wrote into a copy would be seen by nobody else."""
+    global _logs_lock
+    _logs_lock = threading.Lock()
+    _logs.clear()
+
+
+os.register_at_fork(after_in_child=_forget_parent)
+
+
 class MemoryLog:
     """The port over plain Python objects; `memory://NAME` names one log in this process."""
 
@@ -74,6 +85,10 @@ class MemoryLog:
 
     async def close(self) -> None:
         """Let go; the last one to do so drops the log."""
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go; see the port."""
         with _logs_lock:
             if self._named is None:
                 return

@@ -10,6 +10,16 @@ import msgspec
 from ag06.errors import ConfigurationError
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_OPTIONS = {
+    "ssl_ca_certs": ".+",
+    "ssl_ca_path": ".+",
+    "ssl_certfile": ".+",
+    "ssl_keyfile": ".+",
+    "ssl_password": ".+",
+    "ssl_cert_reqs": "none|optional|required",
+    "ssl_check_hostname": "true|false|yes|no|1|0",
+}
+"""What a URL with TLS may say beside `log`, and what is accepted."""
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -32,10 +42,12 @@ def read_address(url: str) -> Address:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ConfigurationError(f"store {_masked(url)!r} is not a URL: {error}") from None
+        # The error may quote a part of the password.
+        problem = "write / ? # @ in a user or password as %2F %3F %23 %40" if "@" in url else error
+        raise ConfigurationError(f"store {_masked(url)!r} is not a URL: {problem}") from None
     if parts.scheme not in ("redis", "rediss") or not parts.hostname or port == 0:
         raise ConfigurationError(f"store {_masked(url)!r}: write redis://HOST:PORT/DB or rediss://HOST:PORT/DB")
-    if parts.path.strip("/") and not parts.path.strip("/").isdigit():
+    if not re.fullmatch(r"/*[0-9]*/*", parts.path):
         raise ConfigurationError(
             f"store {_masked(url)!r}: the path is the number of a database; use ?log=NAME for names"
         )
@@ -43,15 +55,19 @@ def read_address(url: str) -> Address:
     name = dict(query).get("log", "ag06")
     if not _NAME.fullmatch(name):
         raise ConfigurationError(f"store {_masked(url)!r}: log={name!r}; letters, digits, '_', '.', '-', at most 64")
-    rest = urlencode([(key, value) for key, value in query if key != "log"])
+    options = [(key, value) for key, value in query if key != "log"]
+    for key, value in options:
+        if parts.scheme != "rediss" or key not in _OPTIONS or not re.fullmatch(_OPTIONS[key], value, re.IGNORECASE):
+            raise ConfigurationError(
+                f"store {_masked(url)!r}: the option {key} is not accepted like that; there are log=NAME and, with "
+                f"rediss, {', '.join(_OPTIONS)}"
+            )
+    rest = urlencode(options)
     clean = parts._replace(query=rest).geturl()
     return Address(clean, _masked(url), f"{{{name}}}:")
 
 
 def _masked(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    if "@" not in authority:
-        return url
-    host = authority.rpartition("@")[2]
-    return f"{scheme}{separator}***@{host}{rest[len(authority) :]}"
+    """Return `url` without user and password, even where an unquoted character in them makes it no URL at all."""
+    hidden = re.sub(r"//.*@", "//***@", url)
+    return re.sub(r"(password=)[^&#]*", r"\1***", hidden)

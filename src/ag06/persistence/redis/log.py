@@ -6,7 +6,7 @@ import asyncio
 import weakref
 from collections.abc import AsyncIterator, Sequence
 
-from ag06.errors import ConfigurationError, StoreUnavailable
+from ag06.errors import ConfigurationError, StoreError, StoreUnavailable
 from ag06.persistence.log import (
     Appended,
     Durability,
@@ -55,7 +55,12 @@ class RedisLog:
 
     async def open(self) -> None:
         """Connect, check the server's version and that it can give the durability asked for."""
-        (info,) = await self._control.ask(("INFO", "server"))
+        try:
+            (info,) = await self._control.ask(("INFO", "server"))
+        except StoreUnavailable:
+            raise
+        except StoreError as error:  # no such database, or not such a server: waiting will not mend it
+            raise ConfigurationError(f"store {error}; correct the URL") from None
         lines = (line.partition(":") for line in info.decode().splitlines())
         version = {key: value for key, _, value in lines}.get("redis_version", "0.0")
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_SERVER:
@@ -75,6 +80,9 @@ class RedisLog:
                 await appender.close()
             self._appenders.clear()
             await self._control.close()
+
+    def abandon(self) -> None:
+        """Let go; see the port. There are only connections, and they end with what held them."""
 
     async def append(
         self, records: Sequence[Record], *, durability: Durability | None = None, max_backlog: int = 0

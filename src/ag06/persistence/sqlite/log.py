@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from ag06.errors import ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
@@ -66,30 +66,49 @@ class SqliteLog:
         """Make the file if it is missing; start the threads."""
         await asyncio.to_thread(prepare, self.path, self._options.timeout)
         try:
-            self._connection = connect(self.path, self._options.timeout)
-            self.waiters = hold(self.path)
-            self._writer = Writer(self.path, self._options.timeout, self._durable, self.waiters)
+            connection = connect(self.path, self._options.timeout)
+            try:
+                self.waiters = hold(self.path)
+                self._writer = Writer(self.path, self._options.timeout, self._durable, self.waiters)
+            except BaseException:
+                connection.close()
+                let_go(self.path)
+                raise
         except sqlite3.Error as error:
             raise StoreUnavailable(f"store {self.path}: {error}; check permissions and open files") from error
+        self._connection = connection
         self._reader = ThreadPoolExecutor(1, "ag06-sqlite-read")
         self._writer.start()
 
     async def close(self) -> None:
         """Finish what was accepted and end the threads."""
+        if self._writer is not None and not self._writer.inherited:
+            self._flush()
+        ending = self._end()
+        if ending is not None:
+            writer, closing = ending
+            await asyncio.to_thread(writer.join)
+            await asyncio.wrap_future(closing)
+            let_go(self.path)
+
+    def abandon(self) -> None:
+        """Let the threads end by themselves; see the port."""
+        if self._end() is not None:
+            let_go(self.path)
+
+    def _end(self) -> tuple[Writer, Future[None]] | None:
+        """Let the threads end; return the writer, and what is done when the reader's connection is closed."""
         writer, reader, connection = self._writer, self._reader, self._connection
         if writer is None or reader is None or connection is None:
-            return
+            return None
         if writer.inherited:
             # The parent's connections stay as they are: closing them here would take its locks away.
-            return
-        self._flush()
+            return None
         self._writer = self._reader = self._connection = None
         writer.finish()
         closing = reader.submit(connection.close)
         reader.shutdown(wait=False)
-        await asyncio.to_thread(writer.join)
-        await asyncio.wrap_future(closing)
-        let_go(self.path)
+        return writer, closing
 
     @property
     def writer(self) -> Writer:
