@@ -45,11 +45,12 @@ torture: $(BIN)/.run
 bench: $(BIN)/.bench
 	$(BIN)/python -m benchmarks --output docs/results
 
-COMPILE = $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-header --no-annotate \
-  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra redis --extra dev
+# Universal: one file holds the pins and hashes for every Python and platform the project runs on.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+  --no-emit-index-url --no-emit-find-links --extra redis --extra dev
 
 lock:
-	$(BIN)/python -m pip install --quiet pip-tools
+	$(BIN)/python -m pip install --quiet uv
 	$(COMPILE) --output-file constraints.txt pyproject.toml
 	$(COMPILE) --extra bench --constraint constraints.txt --output-file constraints-bench.txt pyproject.toml
 
