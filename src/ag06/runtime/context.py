@@ -33,7 +33,7 @@ class Context:
         taken_over: whether a worker died, or lost its lease, while it held the event.
     """
 
-    __slots__ = ("_admission", "_closed", "_events", "_outputs", "attempt", "step", "taken_over", "workflow")
+    __slots__ = ("_admission", "_closed", "_counts", "_events", "_outputs", "attempt", "step", "taken_over", "workflow")
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Context:
         self._events = events
         self._admission = admission
         self._outputs: list[Record] | None = None
+        self._counts: dict[str, int] = {}
         self._closed = False
 
     def publish(
@@ -70,9 +71,9 @@ class Context:
         """Put an event into the outbox: it enters the log together with the acknowledgement, or not at all.
 
         It keeps the correlation and the priority of its cause (`cause`, else the event being processed, else the
-        first of the batch), and its id follows from (cause, step, how many came before): a step that runs twice is
-        heard once. `source` is `workflow.step` unless given. Raises `InvalidEvent` as `persist_event` does. Returns the
-        id; awaiting it is allowed and does nothing.
+        first of the batch), and its id follows from (cause, step, how many of this cause came before): a step that runs
+        twice is heard once. `source` is `workflow.step` unless given. Raises `InvalidEvent` as `persist_event` does.
+        Returns the id; awaiting it is allowed and does nothing.
         """
         if self._closed:
             raise StepFailed(
@@ -81,9 +82,10 @@ class Context:
         parent = cause or self._events[0]
         if self._outputs is None:
             self._outputs = []
+        ordinal = self._counts.get(parent.id, 0)
         source = source or f"{self.workflow}.{self.step}"
         millis = to_millis(parent.recorded or parent.time)
-        identity = derived_id(parent.id, f"{self.workflow}.{self.step}", len(self._outputs), millis)
+        identity = derived_id(parent.id, f"{self.workflow}.{self.step}", ordinal, millis)
         self._outputs.append(
             self._admission.output(
                 identity,
@@ -98,6 +100,7 @@ class Context:
                 at=at,
             )
         )
+        self._counts[parent.id] = ordinal + 1
         return OutputId(identity)
 
     def close(self) -> tuple[Record, ...]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 from concurrent.futures import Executor
 from typing import Any
 
+from ag06.errors import StepFailed
 from ag06.runtime.context import Context
 from ag06.runtime.step import Step
 
@@ -61,4 +63,12 @@ async def _in_thread(step: Step, argument: Any, context: Context, executor: Exec
         await asyncio.wait([running])
         running.exception()
         raise _expired(step)
-    running.result()
+    _check_it_ran(step, running.result())
+
+
+def _check_it_ran(step: Step, result: object) -> None:
+    """Refuse the coroutine that a plain wrapper around an async function returns: nothing of the step has run."""
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise StepFailed(f"step {step.name!r} is no async function but returned a {type(result).__name__}: await it")

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any, Literal
 
 import msgspec
+import msgspec.inspect
 
 from ag06.breaker import CircuitBreaker
 from ag06.content import check_name
@@ -95,6 +96,10 @@ def declare_step(
         raise ConfigurationError(f"{where}: concurrency={concurrency}; at least 1")
     if timeout is not None and not timeout > 0:
         raise ConfigurationError(f"{where}: timeout={timeout}; seconds above 0, or None")
+    if retry is not None and not isinstance(retry, Retry):
+        raise ConfigurationError(f"{where}: retry={retry!r}; use a Retry, such as Retry(attempts=3)")
+    if breaker is not None and not isinstance(breaker, CircuitBreaker):
+        raise ConfigurationError(f"{where}: breaker={breaker!r}; use a CircuitBreaker, such as CircuitBreaker('crm')")
     parameters = _positional_parameters(where, function)
     return Step(
         name=step_name,
@@ -115,10 +120,18 @@ def declare_step(
 
 
 def _positional_parameters(where: str, function: Callable[..., Any]) -> list[str]:
+    if not callable(function):
+        raise ConfigurationError(f"{where}: is a {type(function).__name__}; a step is a function")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(f"{where}: is a generator, which a call does not run; use ctx.publish(...) for yield")
+    parameters = inspect.signature(function).parameters.values()
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [p.name for p in inspect.signature(function).parameters.values() if p.kind in positional]
+    names = [p.name for p in parameters if p.kind in positional]
     if not 1 <= len(names) <= 2:
         raise ConfigurationError(f"{where}: takes {len(names)} arguments; write (event) or (event, ctx)")
+    needed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if needed:
+        raise ConfigurationError(f"{where}: needs the keyword argument {needed[0]!r}; write (event) or (event, ctx)")
     return names
 
 
@@ -143,7 +156,7 @@ def _decoder(
         target = type(target).__call__
     try:
         hints = typing.get_type_hints(target, localns=dict(frame.f_locals) if frame else None)
-    except NameError as error:
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:
         raise ConfigurationError(f"{where}: its annotation cannot be resolved ({error}); import the name") from None
     annotation = hints.get(parameter, Event)
     if batch and typing.get_origin(annotation) is list:
@@ -155,9 +168,20 @@ def _decoder(
     if typing.get_origin(annotation) is not Event:
         raise ConfigurationError(f"{where}: annotate its first argument as Event or Event[...], not {annotation!r}")
     try:
-        return msgspec.json.Decoder(annotation).decode
+        decoder = msgspec.json.Decoder(annotation)
     except TypeError as error:
         raise ConfigurationError(f"{where}: {annotation!r} cannot be decoded from JSON: {error}") from None
+    (data,) = typing.get_args(annotation)
+    if isinstance(msgspec.inspect.type_info(data), msgspec.inspect.CustomType):
+        # The decoder takes any class, and then finds that no data fits it.
+        raise ConfigurationError(f"{where}: {data!r} cannot be decoded from JSON; use a msgspec.Struct or a dataclass")
+    return decoder.decode
+
+
+def check_brackets(decorator: str, event_type: object) -> None:
+    """Refuse `@app.step` without an event type in brackets: the function would be no step, without a word."""
+    if callable(event_type):
+        raise ConfigurationError(f'write @app.{decorator}("TYPE") above the function, with the type it listens to')
 
 
 def caller_frame() -> FrameType:

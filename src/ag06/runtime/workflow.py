@@ -19,7 +19,7 @@ from ag06.persistence.event_store import EventStore
 from ag06.persistence.log import Durability, EventLog
 from ag06.retry import Retry
 from ag06.runtime.outcome import Listener
-from ag06.runtime.step import Start, Step, caller_frame, declare_step
+from ag06.runtime.step import Start, Step, caller_frame, check_brackets, declare_step
 from ag06.runtime.worker import Worker
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,6 +71,8 @@ class Workflow:
             raise ConfigurationError(f"workflow {name!r}: a name has no dots")
         if not visibility_timeout > 0:
             raise ConfigurationError(f"workflow {name!r}: visibility_timeout={visibility_timeout}; seconds above 0")
+        if not grace >= 0:
+            raise ConfigurationError(f"workflow {name!r}: grace={grace}; seconds, 0 or more")
         self.name = name
         self.visibility_timeout = visibility_timeout
         self.grace = grace
@@ -120,6 +122,7 @@ class Workflow:
             start: `"beginning"`, `"end"` or an aware datetime, for a step the store does not know; `None`: the
                 beginning in a workflow that is new to the store, else the end.
         """
+        check_brackets("step", event_type)
         frame = caller_frame()
 
         def declare(function: F) -> F:
@@ -159,6 +162,7 @@ class Workflow:
         A call waits up to `max_wait` seconds for more events. A batch is acknowledged as a whole, with its outputs;
         after a failure each of its events is tried alone. The other arguments are those of `step`.
         """
+        check_brackets("batch_step", event_type)
         frame = caller_frame()
         if not 1 <= max_size <= 10_000 or not max_wait >= 0:
             raise ConfigurationError(f"batch_step: max_size={max_size} (1 to 10000), max_wait={max_wait} (0 s or more)")

@@ -1,0 +1,243 @@
+"""What a workflow promises about its steps: who gets what, in which thread, with which context."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextvars import ContextVar
+
+import pytest
+
+from ag06 import Context, Event, Retry, Workflow
+from flows import SECONDS, letters, said, until
+
+tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+
+async def test_every_step_of_a_type_gets_every_event(store_url: str) -> None:
+    app = Workflow("shop", store=store_url)
+    billed: list[int] = []
+    shipped: list[int] = []
+    other: list[int] = []
+
+    @app.step("order.placed")
+    async def bill(event: Event) -> None:
+        billed.append(event.data)
+
+    @app.step("order.placed")
+    def ship(event: Event) -> None:
+        shipped.append(event.data)
+
+    @app.step("order.paid")
+    async def thank(event: Event) -> None:
+        other.append(event.data)
+
+    async with app.running():
+        for n in range(50):
+            await app.publish("order.placed", data=n)
+        await app.publish("order.paid", data=99)
+        await app.drain(SECONDS)
+    assert sorted(billed) == sorted(shipped) == list(range(50))
+    assert other == [99]
+
+
+async def test_a_failing_step_never_runs_another_again(store_url: str) -> None:
+    app = Workflow("shop", store=store_url)
+    calls = {"good": 0, "bad": 0}
+
+    @app.step("t")
+    async def good(event: Event) -> None:
+        calls["good"] += 1
+
+    @app.step("t", retry=Retry(attempts=4, initial=0.001))
+    async def bad(event: Event) -> None:
+        calls["bad"] += 1
+        raise ValueError("broken")
+
+    async with app.running():
+        await app.publish("t")
+        await app.drain(SECONDS)
+        assert [letter.step for letter in await letters(app)] == ["shop.bad"]
+    assert calls == {"good": 1, "bad": 4}
+
+
+async def test_steps_with_and_without_await_and_context_run_alike() -> None:
+    app = Workflow("shop", store="memory://")
+
+    class Stored:
+        def method(self, event: Event, ctx: Context) -> None:
+            ctx.publish("done", "method")
+
+        async def __call__(self, event: Event, ctx: Context) -> None:
+            await ctx.publish("done", "object")
+
+    @app.step("t")
+    async def awaited(event: Event, ctx: Context) -> None:
+        await ctx.publish("done", "awaited")
+
+    @app.step("t")
+    async def not_awaited(event: Event, ctx: Context) -> None:
+        ctx.publish("done", "not awaited")
+
+    @app.step("t")
+    def threaded(event: Event, ctx: Context) -> None:
+        ctx.publish("done", "threaded")
+
+    app.step("t")(Stored().method)
+    app.step("t", name="object")(Stored())
+    async with app.running():
+        await app.publish("t")
+        await app.drain(SECONDS)
+        assert sorted(await said(app, "done")) == ["awaited", "method", "not awaited", "object", "threaded"]
+
+
+async def test_a_step_knows_where_it_stands() -> None:
+    app = Workflow("shop", store="memory://")
+    seen: list[tuple[str, str, int, bool]] = []
+
+    @app.step("t", retry=Retry(attempts=3, initial=0.001))
+    async def bill(event: Event, ctx: Context) -> None:
+        seen.append((ctx.workflow, ctx.step, ctx.attempt, ctx.taken_over))
+        if ctx.attempt < 3:
+            raise ConnectionError
+
+    async with app.running():
+        await app.publish("t")
+        await app.drain(SECONDS)
+    assert seen == [("shop", "bill", attempt, False) for attempt in (1, 2, 3)]
+
+
+async def test_a_plain_step_runs_in_a_thread_and_holds_nobody_up() -> None:
+    app = Workflow("shop", store="memory://")
+    entered, leave = threading.Event(), threading.Event()
+    threads: list[str] = []
+
+    @app.step("slow")
+    def slow(event: Event) -> None:
+        threads.append(threading.current_thread().name)
+        entered.set()
+        assert leave.wait(SECONDS)
+
+    @app.step("quick")
+    async def quick(event: Event) -> None:
+        leave.set()  # never reached if the plain step blocked the loop
+
+    async with app.running():
+        await app.publish("slow")
+        await until(entered.is_set)
+        await app.publish("quick")
+        await app.drain(SECONDS)
+    assert threads != [threading.current_thread().name]
+
+
+async def test_a_plain_step_sees_the_context_variables_of_whoever_runs_the_workflow() -> None:
+    app = Workflow("shop", store="memory://")
+    seen: list[str] = []
+
+    @app.step("t")
+    def plain(event: Event) -> None:
+        seen.append(tenant.get())
+        tenant.set("changed in a thread")
+
+    tenant.set("alice")
+    async with app.running():
+        for n in range(3):
+            await app.publish("t", data=n)
+        await app.drain(SECONDS)
+    assert seen == ["alice"] * 3
+    assert tenant.get() == "alice"
+
+
+@pytest.mark.parametrize("plain", [False, True])
+async def test_as_many_calls_run_at_once_as_the_concurrency_says_and_no_more(plain: bool) -> None:
+    app = Workflow("shop", store="memory://")
+    lock = threading.Lock()
+    running = highest = 0
+    full = threading.Event()
+
+    def enter() -> None:
+        nonlocal running, highest
+        with lock:
+            running += 1
+            highest = max(highest, running)
+            if running == 3:
+                full.set()
+
+    def leave() -> None:
+        nonlocal running
+        with lock:
+            running -= 1
+
+    if plain:
+
+        @app.step("t", concurrency=3)
+        def in_threads(event: Event) -> None:
+            enter()
+            assert full.wait(SECONDS)
+            leave()
+    else:
+
+        @app.step("t", concurrency=3)
+        async def in_tasks(event: Event) -> None:
+            enter()
+            await until(full.is_set)
+            await asyncio.sleep(0)
+            leave()
+
+    async with app.running():
+        for n in range(30):
+            await app.publish("t", data=n)
+        await app.drain(SECONDS)
+    assert highest == 3
+
+
+async def test_a_step_reads_a_knob_that_is_moved_while_it_runs() -> None:
+    app = Workflow("mixer", store="memory://")
+    size = app.knob("block_size", low=64, high=16384, default=256, scale="log", integer=True)
+
+    @app.step("audio")
+    async def level(event: Event, ctx: Context) -> None:
+        await ctx.publish("levelled", size.value)
+
+    async with app.running():
+        await app.publish("audio", data=1)
+        await app.drain(SECONDS)
+        size.set(1024)
+        await app.publish("audio", data=2)
+        await app.drain(SECONDS)
+        assert await said(app, "levelled") == [256, 1024]
+
+
+async def test_a_wrapper_that_hands_out_a_coroutine_is_a_failure_and_not_a_success() -> None:
+    """Nothing of the step would have run, and the event would be gone."""
+    app = Workflow("shop", store="memory://")
+
+    async def inner(event: Event) -> None: ...
+
+    @app.step("t", retry=Retry(attempts=1))
+    def wrapper(event: Event) -> object:
+        return inner(event)
+
+    async with app.running():
+        await app.publish("t")
+        await app.drain(SECONDS)
+        (letter,) = await letters(app)
+    assert letter.error == "StepFailed"
+    assert "returned a coroutine" in letter.message
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit(), asyncio.CancelledError()])
+async def test_a_step_that_raises_what_ends_programs_ends_only_its_own_call(error: BaseException) -> None:
+    app = Workflow("shop", store="memory://")
+
+    @app.step("t", concurrency=1)
+    async def step(event: Event) -> None:
+        if event.data == 0:
+            raise error
+
+    async with app.running():
+        for n in range(3):
+            await app.publish("t", data=n)
+        await app.drain(SECONDS)
+        (letter,) = await letters(app)
+    assert letter.error == type(error).__name__

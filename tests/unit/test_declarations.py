@@ -1,0 +1,250 @@
+"""A wrong declaration is a `ConfigurationError` that names the step and says what to write, at import time."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from ag06 import CircuitBreaker, ConfigurationError, Context, Event, Retry, Workflow
+
+if TYPE_CHECKING:
+    from nowhere import Missing  # type: ignore[import-not-found]
+
+
+class Payment(msgspec.Struct):
+    cents: int
+
+
+@dataclass
+class Order:
+    price: float
+
+
+class Opaque:
+    """Nothing that JSON could become."""
+
+
+@pytest.fixture
+def app() -> Workflow:
+    return Workflow("shop", store="memory://")
+
+
+def plain(event: Event) -> None: ...
+
+
+def typed(event: Event[Payment], ctx: Context) -> None: ...
+
+
+async def coroutine(event: Event) -> None: ...
+
+
+def test_a_function_becomes_a_step_under_its_own_name_and_stays_what_it_was(app: Workflow) -> None:
+    assert app.step("order.placed")(plain) is plain
+    step = app.steps["plain"]
+    assert (step.name, step.group, step.type) == ("plain", "shop.plain", "order.placed")
+    assert (step.concurrency, step.timeout, step.retry.attempts, step.start) == (10, None, 5, None)
+    assert not step.is_async
+    assert not step.takes_context
+
+
+def test_what_a_step_is_follows_from_its_function(app: Workflow) -> None:
+    class Callable_:  # noqa: N801 - the class is not what is tested
+        async def __call__(self, event: Event, ctx: Context) -> None: ...
+
+        def method(self, event: Event) -> None: ...
+
+    app.step("t")(typed)
+    app.step("t")(coroutine)
+    app.step("t", name="called")(Callable_())
+    app.step("t")(Callable_().method)
+    app.step("t", name="partial")(functools.partial(coroutine))
+    app.step("t", name="short")(lambda event: None)
+    found = {name: (step.is_async, step.takes_context) for name, step in app.steps.items()}
+    assert found == {
+        "typed": (False, True),
+        "coroutine": (True, False),
+        "called": (True, True),
+        "method": (False, False),
+        "partial": (True, False),
+        "short": (False, False),
+    }
+
+
+def test_the_annotation_says_what_the_data_becomes(app: Workflow) -> None:
+    @dataclass
+    class Local:
+        price: float
+
+    @app.step("t")
+    def local(event: Event[Local]) -> None: ...
+
+    @app.step("t")
+    def quoted(event: "Event[Payment]") -> None: ...  # noqa: UP037 - the quotes are what is tested
+
+    @app.step("t")
+    def several(event: Event[list[Order] | None]) -> None: ...
+
+    @app.step("t")
+    def anything(event): ...  # type: ignore[no-untyped-def]
+
+    body = {"id": "1", "type": "t", "source": "s", "time": "2026-01-02T12:00:00Z"}
+
+    def decoded(step: str, data: Any) -> Any:
+        return app.steps[step].decode(msgspec.json.encode({**body, "data": data})).data
+
+    assert decoded("local", {"price": 1.5}) == Local(1.5)
+    assert decoded("quoted", {"cents": 5}) == Payment(5)
+    assert decoded("several", [{"price": 1}]) == [Order(1)]
+    assert decoded("several", None) is None
+    assert decoded("anything", {"a": 1}) == {"a": 1}
+    with pytest.raises(msgspec.ValidationError):
+        decoded("quoted", {"cents": "five"})
+
+
+def test_a_batch_step_takes_a_list(app: Workflow) -> None:
+    @app.batch_step("t", max_size=7, max_wait=0.5)
+    def many(events: list[Event[Payment]], ctx: Context) -> None: ...
+
+    step = app.steps["many"]
+    assert (step.is_batch, step.max_size, step.max_wait, step.concurrency) == (True, 7, 0.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"name": "a.b"}, r"step 'a\.b' of workflow 'shop'.*without dots"),
+        ({"name": "x" * 256}, "256 bytes.*limit is 255"),
+        ({"name": "a\nb"}, "control character"),
+        ({"concurrency": 0}, "concurrency=0; at least 1"),
+        ({"timeout": 0}, "timeout=0; seconds above 0"),
+        ({"timeout": -1.0}, r"timeout=-1\.0"),
+        ({"start": "middle"}, "'beginning', 'end' or an aware datetime"),
+        ({"start": dt.datetime(2026, 1, 2)}, "aware datetime"),  # noqa: DTZ001 - that it is naive is the point
+        ({"retry": 3}, r"retry=3; .*Retry\(attempts=3\)"),
+        ({"breaker": True}, "breaker=True; .*CircuitBreaker"),
+    ],
+)
+def test_a_setting_out_of_range_is_named(app: Workflow, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        app.step("t", **settings)(plain)
+    assert app.steps == {}
+
+
+@pytest.mark.parametrize("settings", [{"max_size": 0}, {"max_size": 10_001}, {"max_wait": -1}])
+def test_a_batch_has_bounds(app: Workflow, settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"max_size=.*1 to 10000.*max_wait="):
+        app.batch_step("t", **settings)
+
+
+@pytest.mark.parametrize("event_type", ["", "x" * 256, "a\x00b", 7, None])
+def test_a_type_is_a_name(app: Workflow, event_type: Any) -> None:
+    with pytest.raises(ConfigurationError, match="type: "):
+        app.step(event_type)(plain)
+
+
+def test_a_forgotten_pair_of_brackets_is_noticed(app: Workflow) -> None:
+    with pytest.raises(ConfigurationError, match=r'@app\.step\("TYPE"\)'):
+        app.step(plain)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r'@app\.batch_step\("TYPE"\)'):
+        app.batch_step(plain)  # type: ignore[arg-type]
+
+
+def nothing() -> None: ...
+def too_many(event: Event, ctx: Context, more: int) -> None: ...
+def keyword(event: Event, *, key: str) -> None: ...
+def generator(event: Event) -> Iterator[int]:
+    yield 1
+
+
+async def async_generator(event: Event) -> AsyncIterator[int]:
+    yield 1
+
+
+def context_first(ctx: Context, event: Event) -> None: ...
+def bare_data(event: Payment) -> None: ...
+def opaque(event: Event[Opaque]) -> None: ...
+def unresolved(event: Event[Missing]) -> None: ...
+def wrong_module(event: "msgspec.Nothing") -> None: ...  # noqa: UP037
+def no_python(event: "Event[") -> None: ...  # type: ignore[syntax]  # noqa: F722
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (nothing, r"step 'nothing' of workflow 'shop': takes 0 arguments; write \(event\) or \(event, ctx\)"),
+        (too_many, "takes 3 arguments"),
+        (keyword, r"needs the keyword argument 'key'; write \(event\) or \(event, ctx\)"),
+        (generator, "generator.*ctx.publish"),
+        (async_generator, "generator.*ctx.publish"),
+        (context_first, r"annotate its first argument as Event or Event\[\.\.\.\]"),
+        (bare_data, r"annotate its first argument as Event or Event\[\.\.\.\], not .*Payment"),
+        (opaque, "Opaque.*cannot be decoded from JSON"),
+        (unresolved, r"annotation cannot be resolved \(.*Missing"),
+        (wrong_module, "annotation cannot be resolved"),
+        (no_python, "annotation cannot be resolved"),
+        (42, "is a int.*function"),
+    ],
+)
+def test_a_function_that_cannot_be_a_step_is_refused(app: Workflow, function: Any, words: str) -> None:
+    name = None if hasattr(function, "__name__") else "step"
+    with pytest.raises(ConfigurationError, match=words):
+        app.step("t", name=name)(function)
+    assert app.steps == {}
+
+
+def test_a_batch_step_that_takes_one_event_is_refused(app: Workflow) -> None:
+    with pytest.raises(ConfigurationError, match=r"takes list\[Event\[\.\.\.\]\]"):
+        app.batch_step("t")(plain)
+    with pytest.raises(ConfigurationError, match="first argument"):
+
+        @app.batch_step("t")
+        def wrong(events: list[Payment]) -> None: ...
+
+
+def test_a_lambda_needs_a_name(app: Workflow) -> None:
+    with pytest.raises(ConfigurationError, match="give it a name="):
+        app.step("t")(lambda event: None)
+
+
+def test_two_steps_of_one_name_are_refused_and_the_first_stays(app: Workflow) -> None:
+    app.step("t")(plain)
+    with pytest.raises(ConfigurationError, match="has a step 'plain' already; give one a name="):
+        app.step("u")(plain)
+    assert app.steps["plain"].type == "t"
+    app.step("u", name="second")(plain)
+    assert set(app.steps) == {"plain", "second"}
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Workflow("a.b", store="memory://"), "no dots"),
+        (lambda: Workflow("", store="memory://"), "workflow ''"),
+        (lambda: Workflow("a", store="memory://", visibility_timeout=0), "visibility_timeout=0"),
+        (lambda: Workflow("a", store="memory://", durability="paper"), "durability='paper'"),  # type: ignore[arg-type]
+        (lambda: Workflow("a", store="memory://", retention=-1), "retention=-1"),
+        (lambda: Workflow("a", store="memory://", max_backlog=-1), "max_backlog=-1"),
+        (lambda: Workflow("a", store="memory://", dedup_window=-1), "dedup_window=-1"),
+        (lambda: Workflow("a", store="memory://", max_event_bytes=0), "max_event_bytes=0"),
+        (lambda: Workflow("a", store="memory://", grace=-1), "grace=-1"),
+        (lambda: Workflow("a", store="memory://", timeout=0), "timeout=0"),
+    ],
+)
+def test_a_workflow_that_makes_no_sense_is_refused(make: Callable[[], Workflow], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        make()
+
+
+def test_settings_of_a_step_are_kept(app: Workflow) -> None:
+    retry, breaker = Retry(attempts=2), CircuitBreaker("crm")
+    start = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
+    app.step("t", name="kept", retry=retry, breaker=breaker, timeout=1.5, concurrency=3, start=start)(plain)
+    step = app.steps["kept"]
+    assert (step.retry, step.breaker, step.timeout, step.concurrency) == (retry, breaker, 1.5, 3)
+    assert step.spec.start == 1_767_312_000_000
