@@ -30,6 +30,8 @@ class LeaseKeeper(threading.Thread):
                     subscription.renew()
                 except AG06Error as error:
                     _logger.warning("leases were not renewed, other workers may take the events over: %s", error)
+                except Exception:  # this thread must outlive whatever an adapter did not foresee
+                    _logger.exception("leases were not renewed, other workers may take the events over")
 
     def stop(self) -> None:
         """Renew no more; returns at once."""
