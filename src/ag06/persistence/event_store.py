@@ -22,6 +22,7 @@ Moment = dt.datetime | float | int
 """A point in time: an aware datetime, or seconds since the epoch."""
 
 _STORED = Appended.STORED
+_EVENT_FIELDS = frozenset(Event.__struct_fields__) - {"type", "recorded"}
 
 
 class _Settings(msgspec.Struct, frozen=True):
@@ -128,11 +129,17 @@ class EventStore:
 
     async def log(self) -> EventLog:
         """Return the log that belongs to the running event loop, opened on first use."""
-        logs = self._logs
-        if logs is None:
-            raise ConfigurationError("the event store is not open; call `await persistence.initialize()` first")
-        log = logs.opened.get(asyncio.get_running_loop())
-        return await logs.open() if log is None else log
+        while True:
+            logs = self._logs
+            if logs is None:
+                raise ConfigurationError("the event store is not open; call `await persistence.initialize()` first")
+            log = logs.opened.get(asyncio.get_running_loop())
+            if log is not None:
+                return log
+            log = await logs.open()
+            if logs is self._logs:
+                return log
+            await logs.close()  # other settings came while it was opened
 
     async def persist_event(
         self,
@@ -196,7 +203,8 @@ class EventStore:
         """Store many events in order; return for each its id, or `None` for a duplicate.
 
         A member is an `Event` (its id is kept) or a mapping of `persist_event`'s arguments. All are checked before
-        any is stored. On `Backpressure` the members before the refused one are stored; the call may be repeated.
+        any is stored. Where the store refuses a member (`Backpressure`, or `InvalidEvent` for an id that is taken by
+        other content), those it did not refuse are stored; the call may be repeated.
         """
         _check_durability(durability)
         admission = self._admission()
@@ -209,18 +217,18 @@ class EventStore:
         except OutcomeUnknown as error:
             error.event_id = records[0].id
             raise
-        return [self._outcome(record, outcome) for record, outcome in zip(records, outcomes, strict=True)]
+        return [self._outcome(*pair, f"events[{i}].") for i, pair in enumerate(zip(records, outcomes, strict=True))]
 
     def _admission(self) -> Admission:
         if self._settings is None:
             raise ConfigurationError("the event store is not open; call `await persistence.initialize()` first")
         return self.admission
 
-    def _outcome(self, record: Record, outcome: Appended) -> str | None:
+    def _outcome(self, record: Record, outcome: Appended, where: str = "") -> str | None:
         if outcome is Appended.STORED or outcome is Appended.REPEATED:
             return record.id
         if outcome is not Appended.DUPLICATE:
-            _refuse(record, outcome, self._max_backlog)
+            _refuse(record, outcome, self._max_backlog, where)
         return None
 
     async def replay(
@@ -237,15 +245,17 @@ class EventStore:
         `[start, end)` is over `recorded`: aware datetimes or seconds since the epoch; `start` is floored to the
         millisecond. `types` and `sources` select by name, `limit` ends after so many events. Memory stays flat.
         """
-        if limit is not None and limit <= 0:
-            return
-        wanted = _names(sources)
-        selected = _names(types)
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+            raise InvalidEvent("limit", f"is {limit!r}; a whole number of events, or None")
+        wanted = _names("sources", sources)
+        selected = _names("types", types)
         query = Query(
             start_ms=0 if start is None else _floor_ms("start", start),
             end_ms=None if end is None else _ceil_ms("end", end),
             types=None if selected is None else tuple(selected),
         )
+        if limit is not None and limit <= 0:
+            return
         log = await self.log()
         count = 0
         async for page in log.read(query):
@@ -290,40 +300,39 @@ def _check_durability(level: object) -> None:
 
 
 def _admit_member(admission: Admission, index: int, member: Event[Any] | Mapping[str, Any]) -> Record:
+    arguments: Mapping[str, Any]
     if isinstance(member, Event):
-        return admission.admit(
-            member.type,
-            member.source,
-            member.data,
-            member.priority,
-            id=member.id,
-            subject=member.subject,
-            correlation_id=member.correlation_id,
-            causation_id=member.causation_id,
-            traceparent=member.traceparent,
-            time=member.time,
-        )
-    if isinstance(member, Mapping):
-        try:
-            return admission.admit(**{"data": None, **member})
-        except TypeError as error:
-            raise InvalidEvent(f"events[{index}]", f"does not fit persist_event: {error}") from None
-    raise InvalidEvent(f"events[{index}]", f"must be an Event or a mapping, got {type(member).__name__}")
+        arguments = {field: getattr(member, field) for field in _EVENT_FIELDS} | {"event_type": member.type}
+    elif isinstance(member, Mapping):
+        arguments = {"data": None, **member}
+    else:
+        raise InvalidEvent(f"events[{index}]", f"must be an Event or a mapping, got {type(member).__name__}")
+    try:
+        return admission.admit(**arguments)
+    except InvalidEvent as error:
+        raise InvalidEvent(f"events[{index}].{error.field}", error.problem) from None
+    except TypeError as error:
+        raise InvalidEvent(f"events[{index}]", f"does not fit persist_event: {error}") from None
 
 
-def _refuse(record: Record, outcome: Appended, max_backlog: int) -> NoReturn:
+def _refuse(record: Record, outcome: Appended, max_backlog: int, where: str) -> NoReturn:
     if outcome is Appended.CLASH:
-        raise InvalidEvent("id", f"{record.id!r} is stored already with other content; leave id out or choose another")
+        raise InvalidEvent(
+            f"{where}id", f"{record.id!r} is stored already with other content; leave id out or choose another"
+        )
     raise Backpressure(
         f"a step that listens to {record.type!r} is max_backlog={max_backlog} events behind; "
         "publish again later, or add workers"
     )
 
 
-def _names(value: Sequence[str] | str | None) -> frozenset[str] | None:
+def _names(field: str, value: Sequence[str] | str | None) -> frozenset[str] | None:
     if value is None:
         return None
-    return frozenset((value,) if isinstance(value, str) else value)
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise InvalidEvent(field, f"is {value!r}; a name, a list of names, or None")
+    return frozenset(str.__str__(name) for name in names)
 
 
 def _micros(field: str, moment: Moment) -> int:

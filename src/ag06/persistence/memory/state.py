@@ -9,6 +9,7 @@ import heapq
 from collections import deque
 from dataclasses import dataclass, field
 
+from ag06.persistence.admission import says
 from ag06.persistence.log import (
     Acknowledge,
     Appended,
@@ -188,10 +189,7 @@ class State:
     def append(self, record: Record, now_ms: int, max_backlog: int) -> Appended:
         """Check and store one record."""
         if record.id in self.contents:
-            known = self.contents[record.id]
-            if record.content is None or known is None or known == record.content:
-                return Appended.REPEATED
-            return Appended.CLASH
+            return Appended.REPEATED if record.content is None or self._is_same(record) else Appended.CLASH
         if record.identity is not None:
             expires, known_id = self.identities.get(record.identity, (0.0, ""))
             if expires > now_ms:
@@ -210,6 +208,14 @@ class State:
         else:
             self.store(record, now_ms)
         return Appended.STORED
+
+    def _is_same(self, record: Record) -> bool:
+        known = self.contents[record.id]
+        if known is not None:
+            return known == record.content
+        bodies = [entry.stored.body for entry in self.entries if entry.id == record.id]
+        bodies += [later.body for _, _, later in self.scheduled if later.id == record.id]
+        return not bodies or says(bodies[0], record.content)
 
     def store(self, record: Record, now_ms: int) -> None:
         """Put a checked record at the end of the log."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from ag06.persistence.admission import says
 from ag06.persistence.log import Appended, Record
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -22,6 +23,9 @@ _CHAIN = """
 INSERT INTO subjects VALUES (?, ?, ?, ?) ON CONFLICT (type, subject) DO UPDATE SET seq = excluded.seq,
 level = excluded.level
 """
+
+_Known = tuple[bytes | None, bytes, bytes | None]
+"""What is stored under an id: its content if the publisher chose the id; its body, or its record if it is due later."""
 
 
 class Appender:
@@ -45,7 +49,7 @@ class Appender:
         if record.content is not None:
             known = self._known(record.id)
             if known is not None:
-                return Appended.REPEATED if known[0] in (None, record.content) else Appended.CLASH
+                return Appended.REPEATED if _is_same(known, record) else Appended.CLASH
         type_id = self._type(record.type)
         # The identity is taken by the same statement that looks for it, so room is looked for first; a duplicate
         # is a duplicate all the same.
@@ -113,10 +117,11 @@ class Appender:
             type_id = self._types[name] = find_type(self._connection, name)
         return type_id
 
-    def _known(self, event_id: str) -> tuple[bytes | None] | None:
-        found: tuple[bytes | None] | None = self._execute(
-            "SELECT content FROM events WHERE id = ?1 UNION ALL SELECT content FROM scheduled WHERE id = ?1 "
-            "UNION ALL SELECT content FROM trimmed_ids WHERE id = ?1",
+    def _known(self, event_id: str) -> _Known | None:
+        found: _Known | None = self._execute(
+            "SELECT content, body, NULL FROM events WHERE id = ?1 "
+            "UNION ALL SELECT content, NULL, record FROM scheduled WHERE id = ?1 "
+            "UNION ALL SELECT content, NULL, NULL FROM trimmed_ids WHERE id = ?1",
             (event_id,),
         ).fetchone()
         return found
@@ -148,6 +153,13 @@ class Appender:
             (record.due_ms, record.id, record.content, _encode(record)),
         )
         return Appended.STORED if cursor.rowcount else Appended.REPEATED
+
+
+def _is_same(known: _Known, record: Record) -> bool:
+    content, body, scheduled = known
+    if content is not None:
+        return content == record.content
+    return says(body if scheduled is None else _decode(scheduled).body, record.content)
 
 
 def find_type(connection: sqlite3.Connection, name: str) -> int:
