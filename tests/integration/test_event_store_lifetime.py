@@ -6,6 +6,7 @@ import asyncio
 import gc
 import multiprocessing
 import os
+import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Coroutine
@@ -458,8 +459,11 @@ async def test_a_forked_process_uses_the_store_though_a_thread_held_its_lock(sto
         go.set()
         holding.result(20)
     there.close()
+    alarm = threading.Timer(20, os.kill, (pid, signal.SIGKILL))  # a child that hangs ends the wait for its answer
+    alarm.start()
     stored, found = await asyncio.to_thread(here.recv)
     _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+    alarm.cancel()
     in_child, in_parent = _expected(adapter)
     assert found == in_child
     assert (stored is not None, status) == (True, 0)
