@@ -54,6 +54,8 @@ class StepRunner:
         per_call = step.max_size or 1
         self._prefetch = Prefetch(step.concurrency * per_call, _LARGEST_PREFETCH)
         self._held = 0
+        self._held_suspects = 0
+        self._slots = asyncio.Semaphore(step.concurrency)
         self._room = asyncio.Event()
         self._report = Reporter(step.name, shared.listeners)
         self._committer = Committer(subscription, self._settled)
@@ -100,8 +102,10 @@ class StepRunner:
         wait = 0.05
         while True:
             target = self._prefetch.target
-            room = target - self._held
-            if room < max(1, target // 4) and self._held:
+            # What was taken over may take its time, one after the other: nothing else waits for it.
+            held = self._held + max(0, self._held_suspects - _LARGEST_PREFETCH)
+            room = target - held
+            if room < max(1, target // 4) and held:
                 self._room.clear()
                 await self._room.wait()
                 continue
@@ -117,9 +121,11 @@ class StepRunner:
             await asyncio.sleep(0)  # let the calls start before the next fetch takes its time
 
     def _accept(self, deliveries: Sequence[Delivery]) -> None:
-        self._held += len(deliveries)
-        if any(delivery.suspect for delivery in deliveries):
-            self._suspects.put(delivery for delivery in deliveries if delivery.suspect)
+        suspects = [delivery for delivery in deliveries if delivery.suspect]
+        self._held += len(deliveries) - len(suspects)
+        if suspects:
+            self._held_suspects += len(suspects)
+            self._suspects.put(suspects)
             self._intake.put(delivery for delivery in deliveries if not delivery.suspect)
         else:
             self._intake.put(deliveries)
@@ -129,7 +135,8 @@ class StepRunner:
     async def _call_singly(self) -> None:
         turn = 0
         while (delivery := await self._intake.get()) is not None:
-            await self._process(delivery)
+            async with self._slots:
+                await self._process(delivery)
             turn += 1
             if turn == _TURN:
                 turn = 0
@@ -137,30 +144,35 @@ class StepRunner:
 
     async def _call_suspects(self) -> None:
         while (delivery := await self._suspects.get()) is not None:
-            async with self._shared.alone:
+            async with self._shared.alone, self._slots:
                 await self._process(delivery)
 
     async def _call_batches(self) -> None:
-        step = self.step
-        loop = asyncio.get_running_loop()
         while (delivery := await self._intake.get()) is not None:
-            batch = [delivery]
-            deadline = loop.time() + step.max_wait
-            while len(batch) < step.max_size and not self._intake.closed:
-                following = self._intake.take()
-                if following is not None:
-                    batch.append(following)
-                    continue
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        await self._intake.wait()
-                except TimeoutError:
-                    break
-                except asyncio.CancelledError:
-                    self._abandoned.extend(batch)
-                    raise
-            await self._process_batch(batch)
+            # What failed before runs alone: no company is worth waiting for.
+            batch = [delivery] if delivery.attempts else await self._gather(delivery)
+            async with self._slots:
+                await self._process_batch(batch)
             await asyncio.sleep(0)
+
+    async def _gather(self, first: Delivery) -> list[Delivery]:
+        """Return `first` and what else is there within `max_wait`, up to `max_size`."""
+        batch = [first]
+        deadline = asyncio.get_running_loop().time() + self.step.max_wait
+        while len(batch) < self.step.max_size and not self._intake.closed:
+            following = self._intake.take()
+            if following is not None:
+                batch.append(following)
+                continue
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._intake.wait()
+            except TimeoutError:
+                break
+            except asyncio.CancelledError:
+                self._abandoned.extend(batch)
+                raise
+        return batch
 
     async def _process(self, delivery: Delivery) -> None:
         """Call the step for one delivery and queue what follows."""
@@ -183,8 +195,8 @@ class StepRunner:
 
     async def _process_batch(self, deliveries: list[Delivery]) -> None:
         """Call the step for many deliveries; after a failure for each alone, so that one cannot spoil the others."""
-        alone = [delivery for delivery in deliveries if delivery.attempts or self._counts_starts]
-        together = [delivery for delivery in deliveries if not (delivery.attempts or self._counts_starts)]
+        alone = [delivery for delivery in deliveries if delivery.attempts]
+        together = [delivery for delivery in deliveries if not delivery.attempts]
         if len(together) > 1:
             started = time.time()
             try:
@@ -285,8 +297,11 @@ class StepRunner:
         self._committer.put(settlement)
 
     def _settled(self, settlement: Settlement, kept: bool) -> None:
-        count = len(settlement.deliveries) if isinstance(settlement, Acknowledge) else 1
-        self._held -= count
+        deliveries = settlement.deliveries if isinstance(settlement, Acknowledge) else (settlement.delivery,)
+        count = len(deliveries)
+        suspects = sum(delivery.suspect for delivery in deliveries)
+        self._held -= count - suspects
+        self._held_suspects -= suspects
         self._prefetch.settled(count, time.monotonic())
         self._room.set()
         if not kept:

@@ -1,0 +1,192 @@
+"""What a workflow promises about what a dead worker held, and about a worker that is merely slow."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from ag06 import Context, Event, Outcome, Retry, Workflow
+from ag06.persistence.log import EventLog
+from flows import SECONDS, letters, until
+from records import collect, events
+
+
+async def leave_behind(app: Workflow, count: int, *, group: str = "shop.bill") -> None:
+    """Publish events and let a worker die that holds them all."""
+    for n in range(count):
+        await app.publish("order", data=f"left {n}")
+    log = await app.events.log()
+    await collect(log.subscribe(group, "dead", 3600), count)
+    assert await log.release_worker("dead") == count
+
+
+async def test_what_a_dead_worker_held_is_processed_and_the_step_is_told(store_url: str) -> None:
+    app = Workflow("shop", store=store_url)
+    seen: list[tuple[str, int, bool]] = []
+    outcomes: list[Outcome] = []
+    app.on_outcome(outcomes.append)
+
+    @app.step("order")
+    async def bill(event: Event, ctx: Context) -> None:
+        seen.append((event.data, ctx.attempt, ctx.taken_over))
+
+    await leave_behind(app, 3)
+    async with app.running():
+        await app.publish("order", data="fresh")
+        await app.drain(SECONDS)
+    assert sorted(seen) == [("fresh", 1, False), ("left 0", 1, True), ("left 1", 1, True), ("left 2", 1, True)]
+    assert sum(outcome.taken_over for outcome in outcomes) == 3
+
+
+async def test_what_was_taken_over_runs_one_at_a_time_and_nothing_else_waits_for_it(store_url: str) -> None:
+    app = Workflow("shop", store=store_url)
+    leave = asyncio.Event()
+    running = highest = 0
+    seen: list[str] = []
+
+    @app.step("order", concurrency=4)
+    async def bill(event: Event, ctx: Context) -> None:
+        nonlocal running, highest
+        if ctx.taken_over:
+            running += 1
+            highest = max(highest, running)
+            await leave.wait()
+            running -= 1
+        seen.append(event.data)
+
+    await leave_behind(app, 12)
+    async with app.running():
+        for n in range(10):
+            await app.publish("order", data=f"fresh {n}")
+        await until(lambda: len(seen) == 10)
+        assert all(name.startswith("fresh") for name in seen)
+        leave.set()
+        await app.drain(SECONDS)
+    assert len(seen) == 22
+    assert highest == 1
+
+
+@pytest.mark.parametrize("plain", [False, True])
+async def test_what_was_taken_over_counts_as_one_of_the_calls_that_run_at_once(plain: bool) -> None:
+    """A step with concurrency=1 may rely on it; and a plain one must not time out while it waits for its thread."""
+    app = Workflow("shop", store="memory://")
+    lock = threading.Lock()
+    running = highest = 0
+
+    def enter() -> None:
+        nonlocal running, highest
+        with lock:
+            running += 1
+            highest = max(highest, running)
+
+    def leave() -> None:
+        nonlocal running
+        with lock:
+            running -= 1
+
+    if plain:
+
+        @app.step("order", name="bill", concurrency=1, timeout=SECONDS)
+        def in_thread(event: Event) -> None:
+            enter()
+            time.sleep(0.002)
+            leave()
+    else:
+
+        @app.step("order", name="bill", concurrency=1)
+        async def in_task(event: Event) -> None:
+            enter()
+            await asyncio.sleep(0.002)
+            leave()
+
+    await leave_behind(app, 5)
+    async with app.running():
+        for n in range(5):
+            await app.publish("order", data=f"fresh {n}")
+        await app.drain(SECONDS)
+        assert await letters(app) == []
+    assert highest == 1
+
+
+async def test_an_event_that_killed_as_many_workers_as_it_has_attempts_is_a_dead_letter(store_url: str) -> None:
+    app = Workflow("shop", store=store_url)
+    seen: list[str] = []
+
+    @app.step("order", retry=Retry(attempts=3))
+    async def bill(event: Event) -> None:
+        seen.append(event.data)
+
+    event_id = await app.publish("order", data="killer")
+    log = await app.events.log()
+    for death in range(3):
+        subscription = log.subscribe("shop.bill", f"dead-{death}", 3600)
+        (delivery,) = await collect(subscription, 1)
+        if death:  # the first start is not noted
+            await subscription.mark_started([delivery])
+        assert await log.release_worker(f"dead-{death}") == 1
+    async with app.running():
+        await app.publish("order", data="fresh")
+        await app.drain(SECONDS)
+        (letter,) = await letters(app)
+    assert seen == ["fresh"]
+    assert (letter.event.id, letter.reason, letter.error, letter.attempts) == (
+        event_id, "worker_died", "WorkerDied", 3,
+    )  # fmt: skip
+    assert letter.traceback == ""
+
+
+BLOCK = 1.1
+VISIBILITY = 0.7
+
+
+@pytest.mark.parametrize(
+    ("adapter", "kind"),
+    [
+        ("memory", "blocks the loop"),
+        ("sqlite", "blocks the loop"),
+        ("redis", "blocks the loop"),
+        ("sqlite", "awaits"),
+        ("redis", "runs in a thread"),
+    ],
+)
+async def test_a_step_that_outlasts_its_lease_is_renewed_and_not_run_twice(
+    store_url: str, log: EventLog, kind: str
+) -> None:
+    app = Workflow("shop", store=store_url, visibility_timeout=VISIBILITY)
+    calls: list[str] = []
+    outcomes: list[Outcome] = []
+    app.on_outcome(outcomes.append)
+
+    async def on_the_loop(event: Event, ctx: Context) -> None:
+        calls.append(kind)
+        if kind == "awaits":
+            await asyncio.sleep(BLOCK)
+        else:
+            time.sleep(BLOCK)
+        await ctx.publish("billed")
+
+    def in_a_thread(event: Event, ctx: Context) -> None:
+        calls.append(kind)
+        time.sleep(BLOCK)
+        ctx.publish("billed")
+
+    app.step("order", name="bill")(in_a_thread if kind == "runs in a thread" else on_the_loop)
+
+    async def run() -> None:
+        await app.publish("order")
+        async with app.running():
+            await app.drain(SECONDS)
+
+    ended = asyncio.create_task(asyncio.to_thread(asyncio.run, run()))  # a loop of its own, which the step may block
+    await until(lambda: calls)
+    heir = log.subscribe("shop.bill", "heir", 3600)
+    while not ended.done():
+        assert await heir.fetch(1, 0.05) == []
+    await ended
+    assert calls == [kind]
+    assert [outcome.kind for outcome in outcomes] == ["processed"]
+    assert len(await events(log, types=("billed",))) == 1
+    await heir.close()
