@@ -91,6 +91,7 @@ class Workflow:
         self.use_store(store)
         self._registered: weakref.WeakKeyDictionary[EventLog, int] = weakref.WeakKeyDictionary()
         self._worker: Worker | None = None
+        self._running = False
 
     def use_store(self, store: str | None) -> None:
         """Set the store's URL, before the workflow is opened."""
@@ -191,7 +192,7 @@ class Workflow:
     def _add(self, step: Step) -> None:
         if step.name in self.steps:
             raise ConfigurationError(f"workflow {self.name!r} has a step {step.name!r} already; give one a name=")
-        if self._worker is not None:
+        if self._running:
             raise ConfigurationError(f"step {step.name!r}: declare steps before the workflow {self.name!r} runs")
         self.steps[step.name] = step
 
@@ -273,26 +274,26 @@ class Workflow:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Workflow]:
         """Run the steps inside the current event loop; leaving shuts down gracefully and closes the store."""
-        if self._worker is not None:
+        if self._running:
             raise ConfigurationError(f"workflow {self.name!r} runs already in this process")
-        log = await self._log()
-        worker = self._worker = Worker(
-            self.name,
-            list(self.steps.values()),
-            log,
-            admission=self.events.admission,
-            visibility=self.visibility_timeout,
-            listeners=self._listeners,
-        )
-        worker.start()
+        self._running = True
         try:
-            yield self
-        finally:
+            worker = self._worker = Worker(
+                self.name,
+                list(self.steps.values()),
+                await self._log(),
+                admission=self.events.admission,
+                visibility=self.visibility_timeout,
+                listeners=self._listeners,
+            )
+            worker.start()
             try:
-                await worker.stop(self.grace)
+                yield self
             finally:
-                self._worker = None
-                await self.events.close()
+                await worker.stop(self.grace)
+        finally:
+            self._worker, self._running = None, False
+            await self.events.close()
 
     async def drain(self, timeout: float | None = None) -> None:
         """Wait until no event is pending in any step and none is due later; raise `TimeoutError` after `timeout` s."""
