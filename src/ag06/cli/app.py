@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import os
 import sys
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -19,7 +21,6 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="ag06",
-    help="Durable event workflows: run them, look at them, prove them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -34,10 +35,28 @@ app.command("bench")(bench.command)
 app.command("doctor")(doctor.command)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ag06 {importlib.metadata.version('ag06')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Durable event workflows: run them, look at them, prove them.
+
+    Example: ag06 demo
+    """
+
+
 def run_app() -> None:
     """Run the command line; a user's mistake is one line, never a traceback."""
     try:
-        app()
+        app(prog_name="ag06")  # also as `python -m ag06`: completion is for the command
     except (ConfigurationError, InvalidEvent) as error:
         _say(error)
         sys.exit(USER_MISTAKE)
@@ -46,11 +65,16 @@ def run_app() -> None:
         sys.exit(FAILED)
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has gone. Python would complain once more when it flushes stdout at exit.
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            _say(error)
+        # Whoever read our output has gone, or its disk is full: Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
 
 
-def _say(error: AG06Error) -> None:
-    errors().print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+def _say(error: Exception) -> None:
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    errors().print(f"[red]error:[/] {escape(text or type(error).__name__)}", soft_wrap=True, highlight=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,31 +10,40 @@ from rich.console import Console
 from rich.markup import escape
 
 from ag06.cli.opening import with_store
-from ag06.cli.output import JsonOption, StoreOption, YesOption, confirm, print_json, print_table
+from ag06.cli.output import JsonOption, StoreOption, YesOption, confirm, print_json, print_table, progress, say
 from ag06.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from ag06.persistence import EventStore
+    from ag06.persistence.log import EventLog
     from ag06.runtime.dead_letters import DeadLetter
 
-app = typer.Typer(help="Events that a step gave up on.", no_args_is_help=True)
+app = typer.Typer(
+    help="Events that a step gave up on.\n\nExample: ag06 dead-letters list --step shop.bill", no_args_is_help=True
+)
 
 StepOption = Annotated[str | None, typer.Option("--step", help="Only of this step, as `workflow.step`.")]
 IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="[EVENT_ID]...", help="Ids of events.")]
 AllOption = Annotated[bool, typer.Option("--all", help="All of them, or all of --step.")]
 _MOST = 1_000_000
+_BATCH = 500
 
 
 async def _find(events: EventStore, step: str | None, limit: int = _MOST) -> list[DeadLetter]:
+    """Return the dead letters of a step, or of all; a step that nobody knows is a mistake, not an empty result."""
     from ag06.runtime.dead_letters import list_dead_letters
 
-    return await list_dead_letters(await events.log(), step, limit)
+    log = await events.log()
+    letters = await list_dead_letters(log, step, limit)
+    if step is not None and not letters and step not in {group.group for group in await log.groups()}:
+        raise ConfigurationError(f"the store knows no step {step!r}; see: ag06 steps list")
+    return letters
 
 
 @app.command("list")
 def list_letters(
     step: StepOption = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many, oldest first.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=_MOST, help="At most so many, oldest first.")] = 100,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -57,12 +66,13 @@ def list_letters(
         )
         for letter in letters
     ]
-    print_table("Dead letters", ("event", "step", "reason", "attempts", "last failed", "error"), rows)
+    columns = ("event", "step", "reason", "attempts", "last failed (UTC)", "error")
+    print_table("Dead letters", columns, rows, whole=("event", "step"))
 
 
 @app.command("show")
 def show_letter(
-    event_id: Annotated[str, typer.Argument(help="Id of the event.")],
+    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="Id of the event.")],
     step: StepOption = None,
     store: StoreOption = None,
     json: JsonOption = False,
@@ -76,10 +86,10 @@ def show_letter(
     if json:
         print_json(found)
         return
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, highlight=False)
     for letter in found:
         console.print(f"[bold]{escape(letter.step)}[/] gave up on {escape(letter.event.id)}: {letter.reason}")
-        console.print(f"after {letter.attempts} attempts, {letter.first_failed} to {letter.last_failed}")
+        console.print(f"failed attempts: {letter.attempts}, from {letter.first_failed} to {letter.last_failed}")
         console.print(f"{letter.error}: {letter.message}", style="red", markup=False)
         console.print(letter.traceback or "(no traceback)", markup=False)
         print_json(letter.event)
@@ -95,11 +105,17 @@ def retry_letters(
     """
     from ag06.runtime.dead_letters import retry_dead_letters
 
-    async def retry(events: EventStore) -> int:
-        letters = _chosen(await _find(events, step), _ids(event_ids, all_))
-        return await retry_dead_letters(await events.log(), letters)
+    wanted = _ids(event_ids, all_)
 
-    typer.echo(f"{with_store(store, retry)} delivered again")
+    async def retry(events: EventStore) -> tuple[int, int]:
+        letters = _chosen(await _find(events, step), wanted)
+        return len(letters), await _in_batches("delivered again", await events.log(), letters, retry_dead_letters)
+
+    asked, done = with_store(store, retry)
+    typer.echo(f"{done} delivered again")
+    if done < asked:
+        say(f"{asked - done} were not: their step was removed or listens to another type now; see: ag06 steps list")
+        raise typer.Exit(1)
 
 
 @app.command("discard")
@@ -117,18 +133,36 @@ def discard_letters(
     from ag06.runtime.dead_letters import discard_dead_letters
 
     wanted = _ids(event_ids, all_)
-    confirm("Delete these dead letters for good?", yes)
 
     async def discard(events: EventStore) -> int:
-        return await discard_dead_letters(await events.log(), _chosen(await _find(events, step), wanted))
+        letters = _chosen(await _find(events, step), wanted)
+        if letters:
+            confirm(f"Delete {len(letters)} dead letters for good?", yes)
+        return await _in_batches("discarded", await events.log(), letters, discard_dead_letters)
 
     typer.echo(f"{with_store(store, discard)} discarded")
+
+
+async def _in_batches(
+    what: str,
+    log: EventLog,
+    letters: Sequence[DeadLetter],
+    do: Callable[[EventLog, Sequence[DeadLetter]], Awaitable[int]],
+) -> int:
+    count = 0
+    with progress() as display:
+        task = display.add_task(what, total=len(letters))
+        for start in range(0, len(letters), _BATCH):
+            batch = letters[start : start + _BATCH]
+            count += await do(log, batch)
+            display.advance(task, len(batch))
+    return count
 
 
 def _ids(event_ids: list[str] | None, all_: bool) -> list[str] | None:
     """Return the chosen ids, or `None` for all; say so when the user chose neither or both."""
     if all_ == bool(event_ids):
-        raise typer.BadParameter("give event ids, or --all", param_hint="EVENT_ID")
+        raise ConfigurationError("give either the ids of events, or --all")
     return event_ids or None
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import logging
 import os
 import random
 import signal
-import sys
 import tempfile
 import time
 import uuid
@@ -20,67 +20,90 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+
+from ag06.cli.opening import check_shared
+from ag06.cli.output import print_json, print_table, progress, say
+from ag06.errors import OutcomeUnknown, StoreUnavailable
 
 if TYPE_CHECKING:
+    from ag06 import Event
     from ag06.cli.demo_account import Account, Fed
     from ag06.persistence import EventStore
-    from ag06.runtime.supervisor import Supervisor
+    from ag06.runtime.supervisor import Supervisor, WorkerProcess
 
+_WORKERS = 2
 _IN_FLIGHT = 32
+_BURST = 64
+_AT_WORK = 8
+_MOST_KILLS = 5
+_PATIENCE = 20.0
 _NAMESPACE = uuid.UUID("6f1c1f3e-4a53-5b8e-9d0e-0a6f0d8f8a06")
 
 
 def command(
     store: Annotated[str | None, typer.Option(help="Store URL; a fresh SQLite file unless given.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, max=1000, help="How often the bundled deliveries are fed.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="How often the 327 bundled deliveries are fed.")] = 8,
     rate: Annotated[float, typer.Option(min=1, help="Deliveries fed in a second.")] = 250.0,
     json: Annotated[bool, typer.Option("--json", help="Print the account as JSON.")] = False,
 ) -> None:
     """Feed real GitHub webhook deliveries through three steps, kill a worker midway, account for every one.
 
+    Exits with 1 if the account does not balance. The store keeps the events, the dead letters and the steps `demo.*`.
+
     Example: ag06 demo --store redis://localhost:6379/0
     """
+    logging.getLogger("ag06").setLevel(logging.ERROR)  # what is worth telling is told below
     with tempfile.TemporaryDirectory(prefix="ag06-demo-") as directory:
         url = store or f"sqlite:///{directory}/events.db"
-        account, recent = asyncio.run(_demo(url, rounds, rate, quiet=json))
+        check_shared(url)
+        account, recent = asyncio.run(_demo(url, rounds, rate))
     if json:
-        sys.stdout.write(msgspec.json.encode(account).decode() + "\n")
+        print_json(account)
     else:
         _print(account, recent)
     if not account.balances:
         raise typer.Exit(1)
 
 
-async def _demo(url: str, rounds: int, rate: float, *, quiet: bool) -> tuple[Account, list[Any]]:
+async def _demo(url: str, rounds: int, rate: float) -> tuple[Account, list[Event[Any]]]:
     from ag06.cli.demo_account import draw_up
-    from ag06.cli.demo_app import app
+    from ag06.cli.demo_app import TYPES, app
 
-    os.environ["AG06_STORE"] = url
-    os.environ.setdefault("AG06_LOG_LEVEL", "error")  # the demo's rejections are in its account
+    os.environ.setdefault("AG06_LOG_LEVEL", "error")  # for the workers: the demo's rejections are in its account
     app.use_store(url)
-    console = Console(stderr=True, quiet=quiet)
     deliveries = _with_repetitions(_load(rounds), random.Random(6))  # noqa: S311 - a shuffle, not a secret
-    console.print(
-        f"{len(deliveries)} deliveries (a third of them sent twice), 2 worker processes, store {app.events.url}"
-    )
-    before = await app.events.log()
-    if (await before.stats()).events and url.startswith("redis"):
-        console.print("[yellow]the store holds events already; the account looks at this run's deliveries alone")
+    await app.events.log()
+    say(f"{len(deliveries)} deliveries (a third of them sent twice), {_WORKERS} worker processes, {app.events.url}")
     started = time.time()
-    async with _workers(url, app.events) as supervisor:
-        with Progress(console=console, transient=True, disable=quiet) as progress:
-            fed = await _feed(deliveries, rate, progress, supervisor)
-            task = progress.add_task("finishing", total=None)
-            await app.drain(timeout=45)
-            progress.remove_task(task)
+    deaths: asyncio.Queue[WorkerProcess] = asyncio.Queue()
+    async with _workers(url, app.events, deaths) as supervisor:
+        with progress() as display:
+            fed = await _feed(deliveries, rate, display, supervisor, deaths)
+            display.add_task("finishing", total=None)
+            drained = await _drained()
         seconds = time.time() - started
-    taken_over = sum(worker.taken_over for worker in supervisor.workers)
-    killed = sum(worker.deaths for worker in supervisor.workers)
-    account = await draw_up(app.events, fed, seconds=seconds, taken_over=taken_over, killed=killed)
-    recent = [event async for event in app.events.replay(start=time.time() - 60)]
+    if not drained:
+        say(f"the steps did not finish within {_PATIENCE:.0f} s of the last delivery")
+    account = await draw_up(
+        app.events,
+        fed,
+        seconds=seconds,
+        taken_over=sum(worker.taken_over for worker in supervisor.workers),
+        killed=sum(worker.deaths for worker in supervisor.workers),
+    )
+    recent = [event async for event in app.events.replay(start=time.time() - 60, types=TYPES)]
     await app.close()
     return account, recent
+
+
+async def _drained() -> bool:
+    from ag06.cli.demo_app import app
+
+    try:
+        await app.drain(timeout=_PATIENCE)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _load(rounds: int) -> list[dict[str, Any]]:
@@ -92,8 +115,9 @@ def _load(rounds: int) -> list[dict[str, Any]]:
     )
     lines = gzip.decompress(bundled.read_bytes()).splitlines()
     decode = msgspec.json.decode
+    run = f"{os.getpid()}/{time.time_ns()}"
     return [
-        {"id": str(uuid.uuid5(_NAMESPACE, f"{os.getpid()}/{time.time_ns()}/{turn}/{number}")), "data": decode(line)}
+        {"id": str(uuid.uuid5(_NAMESPACE, f"{run}/{turn}/{number}")), "data": decode(line)}
         for turn in range(rounds)
         for number, line in enumerate(lines)
     ]
@@ -110,10 +134,17 @@ def _with_repetitions(deliveries: Sequence[dict[str, Any]], rng: random.Random) 
 
 
 @asynccontextmanager
-async def _workers(url: str, events: EventStore) -> AsyncIterator[Supervisor]:
+async def _workers(url: str, events: EventStore, deaths: asyncio.Queue[WorkerProcess]) -> AsyncIterator[Supervisor]:
     from ag06.runtime.supervisor import Supervisor
 
-    supervisor = Supervisor("ag06.cli.demo_app:app", 2, events, store=url, grace=10.0)
+    supervisor = Supervisor(
+        "ag06.cli.demo_app:app",
+        _WORKERS,
+        events,
+        store=url,
+        grace=10.0,
+        on_death=lambda worker, _: deaths.put_nowait(worker),
+    )
     running = asyncio.create_task(supervisor.run())
     try:
         yield supervisor
@@ -122,70 +153,120 @@ async def _workers(url: str, events: EventStore) -> AsyncIterator[Supervisor]:
         await running
 
 
-async def _feed(deliveries: list[dict[str, Any]], rate: float, progress: Progress, supervisor: Supervisor) -> Fed:
-    """Publish at a steady rate; in the middle, kill a worker that is at work."""
+async def _feed(
+    deliveries: list[dict[str, Any]],
+    rate: float,
+    display: Progress,
+    supervisor: Supervisor,
+    deaths: asyncio.Queue[WorkerProcess],
+) -> Fed:
+    """Publish at a steady rate; in the middle, with a burst in their hands, kill a worker that is at work."""
     from ag06.cli.demo_account import Fed
-    from ag06.cli.demo_app import RECEIVED, app
 
     accepted: list[str] = []
     refused = 0
     gate = asyncio.Semaphore(_IN_FLIGHT)
-    task = progress.add_task("feeding", total=len(deliveries))
+    task = display.add_task("feeding", total=len(deliveries))
 
     async def send(delivery: dict[str, Any]) -> None:
         nonlocal refused
         async with gate:
-            event_id = await app.publish(
-                RECEIVED, source="github", data=delivery["data"], idempotency_key=delivery["id"]
-            )
+            event_id = await _publish(delivery)
         if event_id is None:
             refused += 1
         else:
             accepted.append(event_id)
-        progress.advance(task)
+        display.advance(task)
 
     started = time.monotonic()
-    async with asyncio.TaskGroup() as group:
-        for number, delivery in enumerate(deliveries):
-            pause = started + number / rate - time.monotonic()
-            if pause > 0.002:
-                await asyncio.sleep(pause)
-            group.create_task(send(delivery))
-            if number == len(deliveries) // 2:
-                _kill(supervisor, progress)
+    middle = len(deliveries) // 2
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number, delivery in enumerate(deliveries):
+                pause = started + number / rate - time.monotonic()
+                if pause > 0.002 and not middle < number <= middle + _BURST:
+                    await asyncio.sleep(pause)
+                group.create_task(send(delivery))
+                if number == middle:
+                    group.create_task(_kill(supervisor, deaths))
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
     return Fed(len(deliveries), tuple(accepted), refused)
 
 
-def _kill(supervisor: Supervisor, progress: Progress) -> None:
-    victim = supervisor.workers[0].process
-    if victim is not None and victim.returncode is None:
-        victim.send_signal(signal.SIGKILL)
-        progress.console.print(f"[red]killed worker process {victim.pid} (SIGKILL) in the middle")
+async def _publish(delivery: dict[str, Any]) -> str | None:
+    """Publish as a careful service does: wait for a store that is away, repeat under the same id what may be stored."""
+    from ag06.cli.demo_app import RECEIVED, app
+
+    event_id = None
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return await app.publish(
+                RECEIVED, source="github", data=delivery["data"], idempotency_key=delivery["id"], id=event_id
+            )
+        except StoreUnavailable as error:
+            if time.monotonic() > deadline:
+                raise
+            if isinstance(error, OutcomeUnknown):
+                event_id = error.event_id
+            await asyncio.sleep(0.2)
 
 
-def _print(account: Account, recent: list[Any]) -> None:
-    console = Console()
-    table = Table(title="The account", show_header=False)
+async def _kill(supervisor: Supervisor, deaths: asyncio.Queue[WorkerProcess]) -> None:
+    """Kill a worker that is at work. If it turns out that it held nothing, kill another one."""
+    for turn in range(_MOST_KILLS):
+        await _at_work()
+        victim = supervisor.workers[turn % _WORKERS]
+        process, held = victim.process, victim.taken_over
+        if process is None or process.returncode is not None:
+            await asyncio.sleep(0.1)
+            continue
+        process.send_signal(signal.SIGKILL)
+        while await deaths.get() is not victim:
+            continue
+        say(f"killed worker process {process.pid} (SIGKILL); deliveries it held: {victim.taken_over - held}")
+        if victim.taken_over > held:
+            return
+
+
+async def _at_work() -> None:
+    """Wait until deliveries are in the workers' hands, a few seconds at most."""
+    from ag06.cli.demo_app import app
+
+    log = await app.events.log()
+    own = {step.group for step in app.steps.values()}
+    for _ in range(1000):
+        try:
+            if sum(group.in_flight for group in await log.groups() if group.group in own) >= _AT_WORK:
+                return
+        except StoreUnavailable:
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(0.005)
+
+
+def _print(account: Account, recent: list[Event[Any]]) -> None:
     rows = [
         ("deliveries received", account.received),
         ("duplicates rejected", account.duplicates_rejected),
         ("accepted", account.accepted),
         ("processed through all three steps", account.processed),
         ("dead letters (no sender to attribute them to)", account.dead_letters),
-        ("taken over from the killed worker", account.taken_over),
+        ("workers killed (SIGKILL)", account.workers_killed),
+        ("taken over from the killed", account.taken_over),
         ("counted twice", account.counted_twice),
         ("lost", account.lost),
         ("latency received to counted, p50 / p99", f"{account.latency_p50_ms} / {account.latency_p99_ms} ms"),
         ("events in the log", account.events),
         ("events per second", f"{account.events_per_second} over {account.seconds} s"),
     ]
-    for name, value in rows:
-        table.add_row(name, str(value))
-    console.print(table)
+    print_table("The account", ("what", "measured"), rows)
+    console = Console(soft_wrap=True, highlight=False)
     busiest = list(account.repositories.items())[:5]
-    console.print("Busiest: " + ", ".join(f"{name} {count}" for name, count in busiest))
+    console.print("Busiest: " + ", ".join(f"{name} {count}" for name, count in busiest), markup=False)
     console.print(f"Replay of the last minute: {len(recent)} events; the last three:")
     for event in recent[-3:]:
-        console.print(f"  {event.recorded:%H:%M:%S.%f} {event.type} {event.subject or ''} {event.data}", soft_wrap=True)
+        line = f"  {event.recorded:%H:%M:%S.%f} {event.type} {event.subject or ''} {event.data}"
+        console.print(line, markup=False)
     verdict = "[green]The account balances: nothing lost, nothing counted twice."
     console.print(verdict if account.balances else "[red]The account does NOT balance.")

@@ -6,12 +6,15 @@ from collections import Counter
 
 import msgspec
 
-from ag06.cli.demo_app import COUNTED, RECEIVED
+from ag06.cli.demo_app import COUNTED, RECEIVED, TYPES, app
 from ag06.persistence import EventStore
+from ag06.runtime.dead_letters import list_dead_letters
+
+_MOST = 1_000_000
 
 
 class Fed(msgspec.Struct, frozen=True):
-    """What the feeder saw: deliveries sent, ids returned, duplicates refused, seconds it took."""
+    """What the feeder saw: deliveries sent, ids returned, duplicates refused."""
 
     received: int
     accepted: tuple[str, ...]
@@ -19,7 +22,14 @@ class Fed(msgspec.Struct, frozen=True):
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """Where every delivery went. `lost` must be 0, and so must `counted_twice`."""
+    """Where every delivery of one run went. `lost` must be 0, and so must `counted_twice`.
+
+    Attributes:
+        taken_over: deliveries that the killed workers held, processed by others.
+        latency_p50_ms, latency_p99_ms: from received to counted, by the log's clock.
+        events: what the log holds of this run: deliveries, and what the steps made of them.
+        seconds: from the first delivery sent to the last one counted.
+    """
 
     received: int
     duplicates_rejected: int
@@ -57,20 +67,19 @@ async def draw_up(events: EventStore, fed: Fed, *, seconds: float, taken_over: i
     repositories: Counter[str] = Counter()
     latencies: list[float] = []
     total = 0
-    async for event in events.replay():
-        if event.recorded is None:
+    async for event in events.replay(types=TYPES):
+        root = event.correlation_id or event.id
+        if root not in accepted or event.recorded is None:
             continue
         total += 1
-        root = event.correlation_id or event.id
-        if event.type == RECEIVED and event.id in accepted:
-            received_ms[event.id] = event.recorded.timestamp() * 1000
-        elif event.type == COUNTED and root in accepted:
+        recorded_ms = event.recorded.timestamp() * 1000
+        if event.type == RECEIVED:
+            received_ms[root] = recorded_ms
+        elif event.type == COUNTED:
             counted[root] += 1
             repositories[event.data["repository"]] += 1
-            latencies.append(event.recorded.timestamp() * 1000 - received_ms[root])
-    log = await events.log()
-    letters = await log.dead_letters(limit=1_000_000)
-    dead = {letter.event_id for letter in letters} & accepted
+            latencies.append(recorded_ms - received_ms.get(root, recorded_ms))
+    dead = await _buried(events) & accepted
     latencies.sort()
     return Account(
         received=fed.received,
@@ -89,6 +98,15 @@ async def draw_up(events: EventStore, fed: Fed, *, seconds: float, taken_over: i
         events_per_second=round(total / seconds, 1),
         repositories=dict(repositories.most_common()),
     )
+
+
+async def _buried(events: EventStore) -> set[str | None]:
+    """Return which deliveries ended in the dead letters of any of the steps."""
+    log = await events.log()
+    found: set[str | None] = set()
+    for step in app.steps.values():
+        found |= {letter.event.correlation_id for letter in await list_dead_letters(log, step.group, _MOST)}
+    return found
 
 
 def _quantile(ordered: list[float], share: float) -> float:

@@ -15,6 +15,7 @@ RECEIVED = "github.delivery"
 CLASSIFIED = "github.classified"
 ENRICHED = "github.enriched"
 COUNTED = "repository.activity"
+TYPES = (RECEIVED, CLASSIFIED, ENRICHED, COUNTED)
 
 _CATEGORIES = {
     "push": "code",

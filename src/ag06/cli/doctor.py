@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import shutil
 import time
@@ -14,15 +15,16 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import typer
 
-from ag06.cli.opening import opened
+from ag06.cli.opening import check_shared, opened
 from ag06.cli.output import JsonOption, StoreOption, age, print_json, print_table
-from ag06.errors import AG06Error
-from ag06.settings import resolve, resolve_all
+from ag06.errors import AG06Error, ConfigurationError
+from ag06.settings import DEFAULTS, resolve, resolve_all
 
 if TYPE_CHECKING:
     from ag06.persistence.log import GroupInfo
 
 _OPTIONAL = {"redis": "no redis:// stores", "hiredis": "Redis replies are parsed several times slower"}
+_INTERNAL = {"AG06_WORKER", "AG06_SUPERVISOR", "AG06_CRASH_CYCLES"}
 _LEAST_FREE = 256 * 1024 * 1024
 _STALE_MS = 15 * 60 * 1000
 
@@ -36,17 +38,18 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def command(store: StoreOption = None, json: JsonOption = False) -> None:
-    """Look at the installation, the settings and the store; exit 1 if something fails.
+    """Look at the installation, the settings and the store; exit 1 if the store fails, 2 if its URL is wrong.
 
     Example: ag06 doctor --store redis://localhost:6379/0
     """
-    findings = [*_installation(), *_settings(store), *asyncio.run(_store(store))]
+    found, code = asyncio.run(_store(store))
+    findings = [*_installation(), *_settings(store), *found]
     if json:
         print_json(findings)
     else:
-        print_table("Doctor", ("topic", "status", "what"), [(f.topic, f.status, f.what) for f in findings])
-    if any(finding.status == "fail" for finding in findings):
-        raise typer.Exit(1)
+        rows = [(finding.topic, finding.status, finding.what) for finding in findings]
+        print_table("Doctor", ("topic", "status", "what"), rows, whole=("topic",))
+    raise typer.Exit(code)
 
 
 def _installation() -> list[Finding]:
@@ -63,15 +66,22 @@ def _installation() -> list[Finding]:
 def _settings(store: str | None) -> list[Finding]:
     from ag06.persistence.stores import masked
 
-    return [
+    found = [
         Finding(f"setting {s.name}", "pass", f"{masked(s.value)} (from {s.origin})")
         for s in resolve_all({"store": store})
     ]
+    known = {f"AG06_{name.upper()}" for name in DEFAULTS} | _INTERNAL
+    strange = sorted(name for name in os.environ if name.startswith("AG06_") and name not in known)
+    return found + [Finding(f"variable {name}", "warn", "no such setting; is it misspelt?") for name in strange]
 
 
-async def _store(store: str | None) -> list[Finding]:
-    url = resolve("store", store).value
+async def _store(store: str | None) -> tuple[list[Finding], int]:
+    """Return what there is to say about the store, and the exit code."""
+    setting = resolve("store", store)
     try:
+        path = check_shared(setting.value)
+        if path is not None and setting.origin == "default" and not os.path.exists(path):  # noqa: ASYNC240 - once
+            return [Finding("store", "warn", f"there is no {path} yet; the first publish makes it")], 0
         async with opened(store) as events:
             started = time.perf_counter()
             stats = await events.stats()
@@ -82,9 +92,11 @@ async def _store(store: str | None) -> list[Finding]:
             if stats.dead_letters:
                 found.append(Finding("dead letters", "warn", f"{stats.dead_letters}; see: ag06 dead-letters list"))
             found += [finding for group in stats.groups for finding in _group(group)]
+    except ConfigurationError as error:
+        return [Finding("store", "fail", str(error))], 2
     except AG06Error as error:
-        return [Finding("store", "fail", str(error))]
-    return found + _disk(url)
+        return [Finding("store", "fail", str(error))], 1
+    return found + ([] if path is None else _disk(Path(path))), 0
 
 
 def _gravity(line: str) -> Literal["pass", "warn"]:
@@ -100,11 +112,7 @@ def _group(group: GroupInfo) -> list[Finding]:
     return [Finding(f"step {group.group}", "warn", what)]
 
 
-def _disk(url: str) -> list[Finding]:
-    scheme, _, rest = url.partition("://")
-    if scheme != "sqlite":
-        return []
-    path = Path(rest[1:].partition("?")[0])
+def _disk(path: Path) -> list[Finding]:
     free = shutil.disk_usage(path.parent).free
     size = path.stat().st_size
     status: Literal["pass", "warn"] = "pass" if free > _LEAST_FREE else "warn"

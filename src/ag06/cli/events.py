@@ -3,44 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-import os
+import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
-from ag06.cli.opening import opened
-from ag06.cli.output import JsonOption, StoreOption, moment, print_json, print_table, progress
+from ag06.cli.opening import check_apart, opened
+from ag06.cli.output import JsonOption, StoreOption, moment, print_json, print_table
+from ag06.cli.transfer import Format, copy, write_file, write_stdout
 
 if TYPE_CHECKING:
     from ag06 import Event
     from ag06.persistence import EventStore
+    from ag06.persistence.log import EventLog, Query
 
-app = typer.Typer(help="Events in the log.", no_args_is_help=True)
+app = typer.Typer(help="Events in the log.\n\nExample: ag06 events tail", no_args_is_help=True)
 
 TypeOption = Annotated[list[str] | None, typer.Option("--type", "-t", help="Only this type; may be repeated.")]
 SourceOption = Annotated[list[str] | None, typer.Option("--source", help="Only this source; may be repeated.")]
-StartOption = Annotated[str | None, typer.Option(help="From here: ISO 8601, epoch seconds, or 15m ago: -15m.")]
+StartOption = Annotated[str | None, typer.Option(help="From here: ISO 8601, epoch seconds, or how long ago: 15m.")]
 EndOption = Annotated[str | None, typer.Option(help="Up to here, not included.")]
 CorrelationOption = Annotated[str | None, typer.Option(help="Only what belongs to this correlation id.")]
-LimitOption = Annotated[int | None, typer.Option(min=1, help="At most so many.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most so many, the oldest first.")]
 
 _encode = msgspec.json.Encoder().encode
-_BATCH = 500
+_MOST_LISTED = 100_000
+_SHORTENED = 80
 
 
 def _summary(event: Event[Any]) -> str:
     data = _encode(event.data).decode()
-    return data if len(data) <= 80 else data[:79] + "…"
+    return data if len(data) <= _SHORTENED else data[: _SHORTENED - 1] + "…"
 
 
 @app.command("list")
 def list_events(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many of the newest.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, max=_MOST_LISTED, help="At most so many of the newest.")
+    ] = 20,
     event_type: TypeOption = None,
     source: SourceOption = None,
     start: StartOption = None,
@@ -50,9 +55,9 @@ def list_events(
 ) -> None:
     """Show the newest events, oldest first.
 
-    Example: ag06 events list -n 50 --type order.placed --start -15m
+    Example: ag06 events list -n 50 --type order.placed --start 15m
     """
-    found = asyncio.run(_newest(store, limit, event_type, source, start, end))
+    found = asyncio.run(_list(store, limit, event_type, source, start, end))
     if json:
         print_json(found)
         return
@@ -67,10 +72,10 @@ def list_events(
         )
         for event in found
     ]
-    print_table("Events", ("recorded (UTC)", "type", "source", "subject", "id", "data"), rows)
+    print_table("Events", ("recorded (UTC)", "type", "source", "subject", "id", "data"), rows, whole=("id", "type"))
 
 
-async def _newest(
+async def _list(
     store: str | None,
     limit: int,
     types: list[str] | None,
@@ -78,26 +83,41 @@ async def _newest(
     start: str | None,
     end: str | None,
 ) -> list[Event[Any]]:
-    from ag06.event import decode_event, to_millis
+    from ag06.event import to_millis
     from ag06.persistence.log import Query
 
     first, last = moment("--start", start), moment("--end", end)
+    query = Query(
+        start_ms=0 if first is None else max(0, to_millis(first)),
+        end_ms=None if last is None else max(0, to_millis(last)),
+        types=None if not types else tuple(types),
+    )
     async with opened(store) as events:
-        log = await events.log()
-        found: list[Event[Any]] = []
-        newest = limit
-        while True:  # sources are not an index: look further back until there are enough
-            query = Query(
-                start_ms=0 if first is None else to_millis(first),
-                end_ms=None if last is None else to_millis(last),
-                types=None if not types else tuple(types),
-                newest=newest,
-            )
-            seen = [decode_event(entry.body, entry.recorded_ms) async for page in log.read(query) for entry in page]
-            found = [event for event in seen if not sources or event.source in sources]
-            if len(found) >= limit or len(seen) < newest or newest > 100_000:
-                return found[-limit:]
-            newest *= 10
+        return [event for _, event in await _newest(await events.log(), query, limit, sources)]
+
+
+async def _newest(log: EventLog, query: Query, limit: int, sources: list[str] | None) -> list[tuple[int, Event[Any]]]:
+    """Return the newest events with their positions. Sources are no index: they may need a second, whole reading."""
+    found: deque[tuple[int, Event[Any]]] = deque(maxlen=limit)
+    seen = 0
+    async for position, event in _read(log, msgspec.structs.replace(query, newest=limit)):
+        seen += 1
+        if not sources or event.source in sources:
+            found.append((position, event))
+    if len(found) < limit <= seen:
+        found.clear()
+        async for position, event in _read(log, query):
+            if not sources or event.source in sources:
+                found.append((position, event))
+    return list(found)
+
+
+async def _read(log: EventLog, query: Query) -> AsyncIterator[tuple[int, Event[Any]]]:
+    from ag06.event import decode_event
+
+    async for page in log.read(query):
+        for entry in page:
+            yield entry.position, decode_event(entry.body, entry.recorded_ms)
 
 
 @app.command("tail")
@@ -105,36 +125,60 @@ def tail_events(
     event_type: TypeOption = None,
     source: SourceOption = None,
     from_start: Annotated[bool, typer.Option("--from-start", help="Begin with the oldest event.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Begin with so many of the newest.")] = 10,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, max=_MOST_LISTED, help="Begin with so many of the newest.")
+    ] = 10,
     store: StoreOption = None,
-    json: JsonOption = False,
+    json: Annotated[bool, typer.Option("--json", help="Print each event whole, as a line of JSON.")] = False,
 ) -> None:
     """Follow the log until Ctrl-C.
 
     Example: ag06 events tail --type order.placed
     """
-    asyncio.run(_tail(store, event_type, source, None if from_start else lines, json))
+    asyncio.run(_until_interrupted(_tail(store, event_type, source, None if from_start else lines, json)))
+
+
+async def _until_interrupted(work: Any) -> None:
+    """Run something endless; Ctrl-C and SIGTERM are its proper end."""
+    task = asyncio.ensure_future(work)
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+        task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not stopped:
+            raise
 
 
 async def _tail(
-    store: str | None, types: list[str] | None, sources: list[str] | None, newest: int | None, json: bool
+    store: str | None, types: list[str] | None, sources: list[str] | None, lines: int | None, json: bool
 ) -> None:
-    from ag06.event import decode_event
     from ag06.persistence.log import Query
 
+    query = Query(types=None if not types else tuple(types))
     async with opened(store) as events:
         log = await events.log()
         after = -1
+        if lines is not None:
+            # Where the log ends is asked first: what comes while the newest are looked up is printed below.
+            after = max([position for position, _ in await _newest(log, query, 1, None)], default=-1)
+            for position, event in await _newest(log, query, lines, sources) if lines else []:
+                if position <= after:
+                    _print_line(event, json)
         while True:
-            query = Query(types=None if not types else tuple(types), after=after, newest=newest)
-            async for page in log.read(query):
-                for entry in page:
-                    after = entry.position
-                    event = decode_event(entry.body, entry.recorded_ms)
-                    if not sources or event.source in sources:
-                        _print_line(event, json)
-                sys.stdout.flush()
-            newest = None
+            async for position, event in _read(log, msgspec.structs.replace(query, after=after)):
+                after = position
+                if not sources or event.source in sources:
+                    _print_line(event, json)
+            sys.stdout.flush()
             await asyncio.sleep(0.2)
 
 
@@ -157,15 +201,17 @@ def replay_events(
     to: Annotated[str | None, typer.Option(help="Copy into this store instead of printing; ids are kept.")] = None,
     store: StoreOption = None,
 ) -> None:
-    """Print a range as JSON lines, in order; or copy it into another store.
+    """Print a range as JSON lines, in order; or copy it into another store, whose steps then process it.
 
-    Example: ag06 events replay --start -1h --type order.placed --to sqlite:///copy.db
+    Example: ag06 events replay --start 1h --type order.placed --to sqlite:///copy.db
     """
+    if to is not None:
+        check_apart(store, to)
 
     async def replay() -> int:
         async with opened(store) as events:
             found = _selected(events, start, end, event_type, source, correlation_id, limit)
-            return await _copy(found, to) if to is not None else await _write(found, sys.stdout.buffer, _json_line)
+            return await write_stdout(found, Format.JSONL) if to is None else await copy(found, to)
 
     count = asyncio.run(replay())
     if to is not None:
@@ -186,30 +232,14 @@ def _selected(
     )
 
 
-async def _copy(found: AsyncIterator[Event[Any]], to: str) -> int:
-    """Append events to another store under their ids: copying twice stores them once."""
-    count = 0
-    batch: list[Event[Any]] = []
-    async with opened(to, create=True) as target:
-        with progress() as display:
-            task = display.add_task("copied", total=None)
-            async for event in found:
-                batch.append(event)
-                if len(batch) == _BATCH:
-                    await target.persist_events(batch)
-                    count += len(batch)
-                    batch.clear()
-                    display.update(task, completed=count)
-            await target.persist_events(batch)
-    return count + len(batch)
-
-
 @app.command("export")
 def export_events(
-    path: Annotated[str, typer.Argument(help="File to write, - for stdout; compressed if it ends in .gz.")],
-    format_: Annotated[
-        str, typer.Option("--format", help="jsonl, or cloudevents (one structured event a line).")
-    ] = "jsonl",
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="File to write, - for stdout; compressed if it ends in .gz.")
+    ],
+    form: Annotated[
+        Format, typer.Option("--format", help="One event a line: as `ag06 events replay`, or a structured CloudEvent.")
+    ] = Format.JSONL,
     start: StartOption = None,
     end: EndOption = None,
     event_type: TypeOption = None,
@@ -222,59 +252,12 @@ def export_events(
 
     Example: ag06 events export orders.jsonl.gz --type order.placed --start 2026-01-01
     """
-    line = {"jsonl": _json_line, "cloudevents": _cloudevents_line}.get(format_)
-    if line is None:
-        raise typer.BadParameter(f"{format_!r}; use jsonl or cloudevents", param_hint="--format")
 
     async def export() -> int:
         async with opened(store) as events:
             found = _selected(events, start, end, event_type, source, correlation_id, limit)
-            if path == "-":
-                return await _write(found, sys.stdout.buffer, line)
-            return await _write_file(found, Path(path), line)
+            return await (write_stdout(found, form) if path == "-" else write_file(found, Path(path), form))
 
     count = asyncio.run(export())
     if path != "-":
         typer.echo(f"{count} events written to {path}")
-
-
-async def _write_file(found: AsyncIterator[Event[Any]], path: Path, line: Callable[[Event[Any]], bytes]) -> int:
-    unfinished = path.with_name(path.name + f".{os.getpid()}.part")
-    try:
-        with open(unfinished, "wb") as raw:  # noqa: ASYNC230 - a command of its own, nobody else is on this loop
-            if path.suffix == ".gz":
-                with gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as packed:
-                    count = await _write(found, packed, line)
-            else:
-                count = await _write(found, raw, line)
-        unfinished.replace(path)
-    except OSError as error:
-        raise typer.BadParameter(f"{path} cannot be written: {error.strerror}", param_hint="PATH") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return count
-
-
-async def _write(
-    found: AsyncIterator[Event[Any]], target: BinaryIO | gzip.GzipFile, line: Callable[[Event[Any]], bytes]
-) -> int:
-    count = 0
-    with progress() as display:
-        task = display.add_task("events", total=None)
-        async for event in found:
-            target.write(line(event) + b"\n")
-            count += 1
-            if count % 1000 == 0:
-                display.update(task, completed=count)
-    target.flush()
-    return count
-
-
-def _json_line(event: Event[Any]) -> bytes:
-    return _encode(event)
-
-
-def _cloudevents_line(event: Event[Any]) -> bytes:
-    from ag06.cloudevents import to_structured
-
-    return to_structured(event)

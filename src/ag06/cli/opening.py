@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ag06.errors import ConfigurationError
 from ag06.settings import resolve
@@ -18,17 +18,17 @@ R = TypeVar("R")
 
 
 @asynccontextmanager
-async def opened(store: str | None, *, create: bool = False) -> AsyncIterator[EventStore]:
+async def opened(store: str | None, *, create: bool = False, **settings: Any) -> AsyncIterator[EventStore]:
     """Open the store for one command; a store that only looks does not create a missing file."""
     from ag06.persistence import EventStore
 
     setting = resolve("store", store)
-    scheme, _, rest = setting.value.partition("://")
-    if scheme == "sqlite" and not create and not os.path.exists(rest[1:].partition("?")[0]):  # noqa: ASYNC240 - once, before anything runs
+    path = check_shared(setting.value)
+    if path is not None and not create and not os.path.exists(path):  # noqa: ASYNC240 - once, before anything runs
         raise ConfigurationError(
             f"there is no store {setting.value} (from {setting.origin}); name one with --store or AG06_STORE"
         )
-    events = EventStore(setting.value)
+    events = EventStore(setting.value, **settings)
     try:
         await events.log()
         yield events
@@ -44,3 +44,27 @@ def with_store(store: str | None, work: Callable[[EventStore], Awaitable[R]]) ->
             return await work(events)
 
     return asyncio.run(run())
+
+
+def check_shared(url: str) -> str | None:
+    """Return the file of a SQLite URL, `None` for a server's; refuse a URL that other processes cannot open too."""
+    from ag06.persistence.log import LogOptions
+    from ag06.persistence.stores import open_log, sqlite_file
+
+    if url.lower().startswith("memory://"):
+        raise ConfigurationError(
+            f"store {url!r} lives inside the process that made it; this command needs sqlite:// or redis://"
+        )
+    open_log(url, LogOptions())  # not opened: it checks the URL
+    return sqlite_file(url)
+
+
+def check_apart(store: str | None, to: str) -> None:
+    """Refuse to copy a store into itself."""
+    if _place(resolve("store", store).value) == _place(to):
+        raise ConfigurationError(f"--to {to} is the store that is read; name another one")
+
+
+def _place(url: str) -> str:
+    path = check_shared(url)
+    return url if path is None else os.path.realpath(path)

@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ag06.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from ag06.runtime.supervisor import Supervisor
     from ag06.runtime.workflow import Workflow
 
 
+_LEVELS = ("debug", "info", "warning", "error")
+_logger = logging.getLogger("ag06.cli")
+
+
 def command(
     target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Where the workflow is, such as shop.flow:app.")],
-    workers: Annotated[int, typer.Option(help="Worker processes; one that dies is started again.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Worker processes; one that dies is started again.")] = 1,
     reload: Annotated[bool, typer.Option("--reload", help="Restart when Python files below here change.")] = False,
     store: Annotated[str | None, typer.Option(help="Store URL, instead of the workflow's own.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
@@ -30,14 +36,16 @@ def command(
     from ag06.runtime.loading import load_workflow
     from ag06.settings import resolve
 
-    level = resolve("log_level", log_level).value.upper()
-    known = logging.getLevelNamesMapping()
-    if level not in known:
-        raise typer.BadParameter(f"{level.lower()!r}; use debug, info, warning or error", param_hint="--log-level")
-    logging.basicConfig(level=known[level], format="%(asctime)s %(levelname)s %(name)s %(process)d %(message)s")
+    level = resolve("log_level", log_level)
+    if level.value.lower() not in _LEVELS:
+        raise ConfigurationError(f"log level {level.value!r} (from {level.origin}); use {', '.join(_LEVELS)}")
+    logging.basicConfig(level=level.value.upper(), format="%(asctime)s %(levelname)s %(name)s %(process)d %(message)s")
     workflow = load_workflow(target)
     if store is not None:
         workflow.use_store(store)
+    if not os.environ.get("AG06_SUPERVISOR"):
+        steps = ", ".join(workflow.steps) or "none"
+        _logger.info("workflow %s on %s, steps: %s; Ctrl-C ends it", workflow.name, workflow.events.url, steps)
     if reload:
         asyncio.run(_reloading(target, workers, store, workflow))
     elif workers > 1:
@@ -83,16 +91,22 @@ async def _reloading(target: str, workers: int, store: str | None, workflow: Wor
 
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
+    supervisor = _supervisor(target, workers, store, workflow)
+
+    def stop() -> None:
+        stopped.set()
+        supervisor.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+        loop.add_signal_handler(number, stop)
     changes = awatch(Path.cwd(), watch_filter=PythonFilter(), stop_event=stopped, raise_interrupt=False)
     while not stopped.is_set():
-        supervisor = _supervisor(target, workers, store, workflow)
         running = asyncio.create_task(supervisor.run())
         try:
             files = await anext(changes)
-            logging.getLogger("ag06").info("%s changed, restarting", ", ".join(sorted(path for _, path in files)))
+            _logger.info("%s changed, restarting", ", ".join(sorted({path for _, path in files})))
         except StopAsyncIteration:
             stopped.set()
         supervisor.stop()
         await running
+        supervisor = _supervisor(target, workers, store, workflow)

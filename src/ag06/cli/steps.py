@@ -13,7 +13,7 @@ from ag06.errors import ConfigurationError
 if TYPE_CHECKING:
     from ag06.persistence import EventStore, GroupInfo
 
-app = typer.Typer(help="Steps that the store knows.", no_args_is_help=True)
+app = typer.Typer(help="Steps that the store knows.\n\nExample: ag06 steps list", no_args_is_help=True)
 
 
 @app.command("list")
@@ -28,15 +28,27 @@ def list_steps(store: StoreOption = None, json: JsonOption = False) -> None:
 
     groups = with_store(store, look)
     if json:
-        print_json(groups)
+        print_json([_step(group) for group in groups])
         return
     rows = [(g.group, g.type, g.backlog, g.in_flight, g.dead_letters, age(g.oldest_ms)) for g in groups]
-    print_table("Steps", ("step", "listens to", "backlog", "in flight", "dead letters", "oldest waits"), rows)
+    columns = ("step", "listens to", "backlog", "in flight", "dead", "oldest")
+    print_table("Steps", columns, rows, whole=("step",))
+
+
+def _step(group: GroupInfo) -> dict[str, str | int | None]:
+    return {
+        "step": group.group,
+        "type": group.type,
+        "backlog": group.backlog,
+        "in_flight": group.in_flight,
+        "dead_letters": group.dead_letters,
+        "oldest_ms": group.oldest_ms,
+    }
 
 
 @app.command("remove")
 def remove_step(
-    step: Annotated[str, typer.Argument(help="The step as `workflow.step`.")],
+    step: Annotated[str, typer.Argument(metavar="WORKFLOW.STEP", help="The step, as `ag06 steps list` shows it.")],
     store: StoreOption = None,
     yes: YesOption = False,
 ) -> None:
@@ -44,11 +56,14 @@ def remove_step(
 
     Example: ag06 steps remove shop.bill
     """
-    confirm(f"Forget {step}, its place in the log and what waits for it?", yes)
 
-    async def remove(events: EventStore) -> bool:
-        return await (await events.log()).remove_group(step)
+    async def remove(events: EventStore) -> None:
+        log = await events.log()
+        waiting = {group.group: group.backlog for group in await log.groups()}
+        if step not in waiting:
+            raise ConfigurationError(f"the store knows no step {step!r}; see: ag06 steps list")
+        confirm(f"Forget {step}, its place in the log and the {waiting[step]} events that wait for it?", yes)
+        await log.remove_group(step)
 
-    if not with_store(store, remove):
-        raise ConfigurationError(f"the store knows no step {step!r}; see: ag06 steps list")
+    with_store(store, remove)
     typer.echo(f"{step} is forgotten")

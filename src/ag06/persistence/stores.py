@@ -33,6 +33,12 @@ def open_log(url: str, options: LogOptions) -> EventLog:
             raise ConfigurationError(f"store {masked(url)!r}: unknown scheme {scheme!r}; accepted: {ACCEPTED}")
 
 
+def sqlite_file(url: str) -> str | None:
+    """Return the path of the file that a `sqlite://` URL names, or `None` for a store that is no file."""
+    scheme, _, rest = url.partition("://")
+    return _sqlite_path(url, rest) if scheme.lower() == "sqlite" else None
+
+
 def _sqlite_path(url: str, rest: str) -> str:
     """Return the path after `sqlite://`: `/x.db` is relative to the working directory, `//x.db` is absolute."""
     if not rest.startswith("/") or rest == "/":

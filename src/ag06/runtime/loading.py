@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import traceback
 from pathlib import Path
 
 from ag06.errors import ConfigurationError
 from ag06.runtime.workflow import Workflow
+
+_PACKAGE = str(Path(__file__).parents[1])
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def load_workflow(target: str) -> Workflow:
@@ -18,7 +22,7 @@ def load_workflow(target: str) -> Workflow:
     with the place in the user's code where an import fails.
     """
     module_name, _, attribute = target.partition(":")
-    if not module_name or module_name.endswith(".py") or "/" in module_name:
+    if not _DOTTED.fullmatch(module_name) or module_name.endswith(".py"):
         raise ConfigurationError(f"{target!r} is not MODULE:APP, such as shop.workflow:app (no path, no .py)")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -26,14 +30,11 @@ def load_workflow(target: str) -> Workflow:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name and module_name.startswith(error.name):
+        if error.name and f"{module_name}.".startswith(f"{error.name}."):
             raise ConfigurationError(f"no module {module_name!r} in {here} or in the environment") from None
         raise ConfigurationError(f"{module_name} imports {error.name!r}, which is not installed") from error
-    except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        raise ConfigurationError(
-            f"importing {module_name} failed at {where.filename}:{where.lineno}: {type(error).__name__}: {error}"
-        ) from error
+    except (Exception, SystemExit) as error:
+        raise ConfigurationError(f"importing {module_name} failed at {_what(error, here)}") from error
     if not attribute:
         return _only_workflow(module_name, vars(module))
     found: object = module
@@ -45,6 +46,19 @@ def load_workflow(target: str) -> Workflow:
             f"{target!r}: {attribute} {what}; known: {_names(vars(module)) or 'no workflow at all'}"
         )
     return found
+
+
+def _what(error: BaseException, here: str) -> str:
+    """Return place, kind and message of an error; the place is in the user's code, not in what that called."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    where = next((frame for frame in reversed(frames) if _is_own(frame.filename, here)), frames[-1])
+    return f"{where.filename}:{where.lineno}: {type(error).__name__}: {error}"
+
+
+def _is_own(filename: str, here: str) -> bool:
+    return filename.startswith(here) and not filename.startswith(_PACKAGE) and "site-packages" not in filename
 
 
 def _only_workflow(module_name: str, names: dict[str, object]) -> Workflow:

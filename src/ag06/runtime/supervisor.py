@@ -71,6 +71,8 @@ class Supervisor:
 
     def stop(self) -> None:
         """Ask every worker to shut down gracefully; `run` returns when they have."""
+        if self._stopping.is_set():
+            return  # asking twice does not make it faster, and a process that just ended must not be signalled
         self._stopping.set()
         for worker in self.workers:
             self._signal(worker, signal.SIGTERM)
@@ -96,6 +98,8 @@ class Supervisor:
         while not self._stopping.is_set():
             started = loop.time()
             await self._start(worker)
+            if self._stopping.is_set():  # too late for `stop` to have seen it
+                self._signal(worker, signal.SIGTERM)
             code = await self._wait(worker)
             if self._stopping.is_set():
                 break

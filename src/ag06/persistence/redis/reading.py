@@ -68,7 +68,9 @@ async def _extent(wire: Wire, query: Query) -> tuple[list[str], int]:
 
 async def _newest(wire: Wire, keys: Sequence[str], start: int, end: int, number: int) -> int:
     """Return the position of the event that has about `number` newer ones behind it, or `start`."""
-    if not keys or start > end or number < 1:
+    if number < 1:
+        return end + 1
+    if not keys or start > end:
         return start
     replies = await wire.ask(*[("XREVRANGE", key, id_of(end), id_of(start), "COUNT", number) for key in keys])
     positions = sorted((position_of(entry[0]) for entries in replies for entry in entries), reverse=True)

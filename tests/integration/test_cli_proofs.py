@@ -1,0 +1,73 @@
+"""`ag06 validate` and `ag06 bench`: measured here and now, on any store, which they leave in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ag06.cli import proofs
+from ag06.cli.app import app
+from ag06.persistence import EventStore
+from commands import ag06
+
+PROMISES = [
+    "durable before told",
+    "duplicates refused",
+    "replay whole and in order",
+    "order by subject",
+    "outputs exactly once",
+    "dead letters keep the story",
+    "delays are kept",
+    "a dead worker is replaced",
+    "circuit breaker",
+]
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def adapter(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+async def test_every_promise_is_proved_and_the_store_is_left_in_order(store_url: str, tmp_path: Path) -> None:
+    ended = ag06("validate", "--json", "--store", store_url, cwd=tmp_path)
+    assert [row["promise"] for row in ended.json] == PROMISES
+    assert [row for row in ended.json if not row["held"]] == []
+    assert all(row["measured"] for row in ended.json)
+    assert (ended.code, ended.err) == (0, "")
+    events = EventStore(store_url)
+    stats = await events.stats()
+    await events.close()
+    assert (stats.groups, stats.dead_letters, stats.scheduled) == ((), 0, 0)
+
+
+@pytest.mark.parametrize("failure", [AssertionError("2 of 500 ids are not in the log"), ValueError("a defect"), None])
+def test_a_promise_that_does_not_hold_ends_with_1(
+    failure: Exception | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def proof(bench: proofs.Bench) -> str:
+        if failure is not None:
+            raise failure
+        return "all well"
+
+    monkeypatch.setattr(proofs, "PROOFS", [("made up", proof)])
+    ended = CliRunner().invoke(app, ["validate", "--store", f"sqlite:///{tmp_path}/v.db"])
+    assert ended.exit_code == (0 if failure is None else 1)
+    assert str(failure or "all well") in ended.output
+
+
+async def test_a_bench_measures_and_leaves_no_step_behind(store_url: str, tmp_path: Path) -> None:
+    ended = ag06("bench", "--events", 100, "--json", "--store", store_url, cwd=tmp_path)
+    assert ended.code == 0, ended
+    assert {row["work"].partition(",")[0] for row in ended.json} == {"publish", "process with a no-op step", "replay"}
+    assert all(row["value"] > 0 for row in ended.json)
+    events = EventStore(store_url)
+    assert await (await events.log()).groups() == []
+    await events.close()
+
+
+def test_a_bench_runs_in_memory_too(tmp_path: Path) -> None:
+    ended = ag06("bench", "--events", 100, "--json", "--store", "memory://", cwd=tmp_path)
+    assert ended.code == 0, ended
+    assert all(row["value"] > 0 for row in ended.json)

@@ -1,0 +1,97 @@
+"""`ag06 run`: workers that run until they are told to stop, come back when they die, and follow the code."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from ag06.persistence import EventStore
+from commands import started
+
+FLOW = """
+import os
+from ag06 import Context, Event, Workflow
+
+app = Workflow("flow", store="sqlite:///flow.db", visibility_timeout=30.0)
+
+@app.step("asked")
+async def answer(event: Event, ctx: Context) -> None:
+    print("ANSWER", event.data, "from", os.getpid(), flush=True)
+    await ctx.publish("answered", event.data)
+"""
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def adapter(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "flow.py").write_text(FLOW)
+    return tmp_path
+
+
+@pytest.fixture
+async def events(store_url: str) -> AsyncIterator[EventStore]:
+    store = EventStore(store_url)
+    yield store
+    await store.close()
+
+
+async def _answered(events: EventStore) -> list[str]:
+    return [event.data async for event in events.replay(types="answered")]
+
+
+async def test_a_worker_runs_the_steps_until_it_is_told_to_stop(events: EventStore, store_url: str, home: Path) -> None:
+    with started("run", "flow:app", "--store", store_url, cwd=home) as worker:
+        worker.until("workflow flow on", "steps: answer")
+        await events.persist_event("asked", "test", "why")
+        worker.until("ANSWER why")
+        ended = worker.terminate()
+    assert ended.code == 0
+    assert await _answered(events) == ["why"]
+    assert "Traceback" not in ended.err
+
+
+async def test_a_killed_worker_is_started_again(events: EventStore, store_url: str, home: Path) -> None:
+    with started("run", "flow:app", "--workers", 2, "--store", store_url, cwd=home) as workers:
+        await events.persist_event("asked", "test", "first")
+        os.kill(int(workers.line("ANSWER first from ")), signal.SIGKILL)
+        workers.until("ended with -9")
+        await events.persist_event("asked", "test", "second")
+        workers.until("ANSWER second")
+        ended = workers.interrupt()
+    assert ended.code == 0
+    assert sorted(await _answered(events)) == ["first", "second"]
+
+
+async def test_changed_code_is_run_after_a_reload(home: Path) -> None:
+    events = EventStore(f"sqlite:///{home}/flow.db")
+    with started("run", "flow:app", "--reload", cwd=home) as workers:
+        await events.persist_event("asked", "test", "old")
+        workers.until("ANSWER old")
+        (home / "flow.py").write_text("this is no Python\n")
+        workers.until("flow.py changed", "SyntaxError")
+        (home / "flow.py").write_text(FLOW.replace("ANSWER", "NEW ANSWER"))
+        await events.persist_event("asked", "test", "new")
+        workers.until("NEW ANSWER new")
+        ended = workers.interrupt()
+    assert ended.code == 0
+    assert await _answered(events) == ["old", "new"]
+    await events.close()
+
+
+async def test_the_log_level_is_a_setting(home: Path) -> None:
+    with started("run", "flow:app", cwd=home, env={"AG06_LOG_LEVEL": "error"}) as worker:
+        events = EventStore(f"sqlite:///{home}/flow.db")
+        await events.persist_event("asked", "test", "why")
+        worker.until("ANSWER why")
+        await events.close()
+        ended = worker.interrupt()
+    assert ended.code == 0
+    assert [line for line in ended.out.splitlines() if not line.startswith("ANSWER")] == []

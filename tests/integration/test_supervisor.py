@@ -1,0 +1,34 @@
+"""The supervisor of worker processes: whatever the moment, a stop ends all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from ag06.persistence import EventStore
+from ag06.runtime.supervisor import Supervisor
+
+FLOW = """
+from ag06 import Workflow
+app = Workflow("flow")
+@app.step("asked")
+async def answer(event): ...
+"""
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5])
+async def test_a_stop_while_workers_start_ends_them(
+    turns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flow.py").write_text(FLOW)
+    supervisor = Supervisor("flow:app", 2, EventStore("sqlite:///flow.db"), store="sqlite:///flow.db")
+    running = asyncio.create_task(supervisor.run())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    supervisor.stop()
+    assert await asyncio.wait_for(running, 15) == 0
+    processes = [worker.process for worker in supervisor.workers if worker.process is not None]
+    assert [process for process in processes if process.returncode is None] == []
