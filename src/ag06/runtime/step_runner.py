@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -23,6 +22,7 @@ from ag06.runtime.invocation import invoke
 from ag06.runtime.outcome import Listener
 from ag06.runtime.reporting import Reporter
 from ag06.runtime.step import Step
+from ag06.runtime.threads import CallThreads
 from ag06.runtime.verdict import BUDGET_WAIT_MS, bury, bury_killer, judge, killed_workers
 
 _logger = logging.getLogger("ag06.runtime")
@@ -60,7 +60,7 @@ class StepRunner:
         self._report = Reporter(step.name, shared.listeners)
         self._committer = Committer(subscription, self._settled)
         self._abandoned: list[Delivery] = []
-        self._executor = None if step.is_async else ThreadPoolExecutor(step.concurrency, f"ag06-{step.name}")
+        self._executor = None if step.is_async else CallThreads(step.concurrency, f"ag06-{step.name}")
         self._feeder: asyncio.Task[None] | None = None
         self._callers: list[asyncio.Task[None]] = []
         self._commits: asyncio.Task[None] | None = None
@@ -87,7 +87,7 @@ class StepRunner:
         await self._quietly(self.subscription.release(self._abandoned), deadline)
         await self._quietly(self.subscription.close(), deadline)
         if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor.shutdown()
 
     async def _quietly(self, work: Coroutine[Any, Any, None], deadline: float) -> None:
         """Do a part of the shutdown that may fail: what it would have given back is taken over later."""

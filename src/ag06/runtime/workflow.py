@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import logging
 import signal
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -22,6 +23,7 @@ from ag06.runtime.outcome import Listener
 from ag06.runtime.step import Start, Step, caller_frame, check_brackets, declare_step
 from ag06.runtime.worker import Worker
 
+_logger = logging.getLogger("ag06.runtime")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -337,6 +339,7 @@ class Workflow:
                 ends: list[asyncio.Future[Any]] = [waiting, worker.failure]
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
+                _logger.info("workflow %s shuts down: what runs has %g s to finish", self.name, self.grace)
                 if worker.failure.done():
                     worker.failure.result()
         finally:

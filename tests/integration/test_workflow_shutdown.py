@@ -1,0 +1,148 @@
+"""What a worker process promises about its end: SIGTERM finishes or gives back what is in flight, and loses nothing."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from ag06 import Workflow
+from flows import SECONDS, letters, said, until
+from records import eventually
+from workers import Worker, ag06_run, write_flow
+
+pytestmark = pytest.mark.parametrize("adapter", ["sqlite", "redis"])
+
+# Leases that nobody outlives: what a second worker gets was given back, not taken over.
+FLOW = """
+app = Workflow("shop", visibility_timeout=3600, grace={grace})
+
+@app.step("order", concurrency=3)
+{step}
+"""
+
+
+async def ask_to_stop(worker: Worker) -> None:
+    """Send SIGTERM twice, as a supervisor and whoever stopped that one do; wait until the worker shuts down."""
+    for _ in range(2):
+        worker.process.send_signal(signal.SIGTERM)
+    await until(lambda: "shuts down" in worker.said or worker.process.returncode is not None)
+
+
+async def test_nothing_is_discarded_on_shutdown(store_url: str, tmp_path: Path) -> None:
+    """What runs is finished, what waits is given back, and the next worker has it at once (faststream#2462)."""
+    step = """
+async def bill(event: Event, ctx: Context):
+    note("start", event.data, ctx.attempt, ctx.taken_over)
+    while event.data >= 0 and not Path("go").exists():
+        await asyncio.sleep(0.005)
+    await ctx.publish("billed", event.data)
+"""
+    write_flow(tmp_path, FLOW.format(grace=SECONDS, step=step))
+    app = Workflow("shop", store=store_url)
+    await app.events.persist_events([{"event_type": "order", "source": "test", "data": -n} for n in range(1, 201)])
+    async with ag06_run(tmp_path, store_url) as first:
+        await first.noted("start", 200)  # a worker that was fast holds a few events in advance
+        for n in range(12):
+            await app.publish("order", data=n)
+        await eventually(lambda: more_held_than_running(app))
+        await until(lambda: len(first.notes("start")) == 203)
+        await ask_to_stop(first)
+        (tmp_path / "go").touch()
+        assert await first.ended() == 0, first.said
+    assert len(first.notes("start")) == 203, "it went on after it was asked to stop"
+    running = {int(words[1]) for words in first.notes("start")[-3:]}
+    assert {n for n in await said(app, "billed") if n >= 0} == running
+    async with ag06_run(tmp_path, store_url) as second:
+        await second.noted("start", 212)
+        assert await second.terminate() == 0, second.said
+    assert sorted(await said(app, "billed")) == list(range(-200, 0)) + list(range(12))
+    starts = second.notes("start")
+    assert len(starts) == 212, "one was started twice"
+    assert {tuple(words[2:]) for words in starts} == {("1", "False")}
+    assert await letters(app) == []
+    await app.close()
+
+
+async def more_held_than_running(app: Workflow) -> bool:
+    (group,) = (await app.events.stats()).groups
+    return group.in_flight > 3
+
+
+@pytest.mark.parametrize("how", ["awaits", "swallows its cancellation", "is stuck in a thread"])
+async def test_what_does_not_finish_in_time_is_given_back(store_url: str, tmp_path: Path, how: str) -> None:
+    step = {
+        "awaits": """
+async def bill(event: Event, ctx: Context):
+    note("start", event.data, ctx.attempt, ctx.taken_over)
+    await ctx.publish("billed", event.data)
+    if not Path("go").exists():
+        await asyncio.sleep(3600)
+""",
+        "swallows its cancellation": """
+async def bill(event: Event, ctx: Context):
+    note("start", event.data, ctx.attempt, ctx.taken_over)
+    try:
+        if not Path("go").exists():
+            await asyncio.sleep(3600)
+    except asyncio.CancelledError:
+        pass
+    await ctx.publish("billed", event.data)
+""",
+        "is stuck in a thread": """
+def bill(event: Event, ctx: Context):
+    note("start", event.data, ctx.attempt, ctx.taken_over)
+    if not Path("go").exists():
+        time.sleep(3600)
+    ctx.publish("billed", event.data)
+""",
+    }[how]
+    write_flow(tmp_path, FLOW.format(grace=0.2, step=step))
+    app = Workflow("shop", store=store_url)
+    for n in range(5):
+        await app.publish("order", data=n)
+    async with ag06_run(tmp_path, store_url) as first:
+        await first.noted("start", 3)
+        await ask_to_stop(first)
+        assert await first.ended() == 0, first.said
+    kept = await said(app, "billed")
+    assert kept == [] or how == "swallows its cancellation"
+    (tmp_path / "go").touch()
+    async with ag06_run(tmp_path, store_url) as second:
+        await second.noted("start", 8 - len(kept))
+        assert await second.terminate() == 0, second.said
+    assert sorted(await said(app, "billed")) == [0, 1, 2, 3, 4]
+    assert {tuple(words[2:]) for words in second.notes("start")} == {("1", "False")}
+    await app.close()
+
+
+async def test_a_worker_that_has_nothing_to_do_ends_at_once_and_well(store_url: str, tmp_path: Path) -> None:
+    write_flow(tmp_path, FLOW.format(grace=3600, step="def bill(event: Event):\n    note('start')"))
+    app = Workflow("shop", store=store_url)
+    await app.publish("order")
+    async with ag06_run(tmp_path, store_url) as worker:
+        await worker.noted("start")
+        assert await worker.terminate() == 0, worker.said
+    assert "Traceback" not in worker.said
+    await app.close()
+
+
+async def test_a_second_interrupt_ends_a_worker_that_will_not_finish(store_url: str, tmp_path: Path) -> None:
+    step = """
+async def bill(event: Event):
+    note("start")
+    await asyncio.sleep(3600)
+"""
+    write_flow(tmp_path, FLOW.format(grace=3600, step=step))
+    app = Workflow("shop", store=store_url)
+    await app.publish("order")
+    async with ag06_run(tmp_path, store_url) as worker:
+        await worker.noted("start")
+        worker.process.send_signal(signal.SIGINT)
+        await until(lambda: "shuts down" in worker.said)
+        worker.process.send_signal(signal.SIGINT)
+        assert await worker.ended() == 130, worker.said
+    assert "Traceback" not in worker.said
+    assert await said(app, "order") == [None], "the event is still there, for whoever comes"
+    await app.close()
