@@ -12,8 +12,6 @@ from flows import SECONDS, letters, said, until
 from records import eventually
 from workers import Worker, ag06_run, write_flow
 
-pytestmark = pytest.mark.parametrize("adapter", ["sqlite", "redis"])
-
 # Leases that nobody outlives: what a second worker gets was given back, not taken over.
 FLOW = """
 app = Workflow("shop", visibility_timeout=3600, grace={grace})
@@ -30,6 +28,7 @@ async def ask_to_stop(worker: Worker) -> None:
     await until(lambda: "shuts down" in worker.said or worker.process.returncode is not None)
 
 
+@pytest.mark.parametrize("adapter", ["sqlite", "redis"])
 async def test_nothing_is_discarded_on_shutdown(store_url: str, tmp_path: Path) -> None:
     """What runs is finished, what waits is given back, and the next worker has it at once (faststream#2462)."""
     step = """
@@ -70,7 +69,10 @@ async def more_held_than_running(app: Workflow) -> bool:
     return group.in_flight > 3
 
 
-@pytest.mark.parametrize("how", ["awaits", "swallows its cancellation", "is stuck in a thread"])
+@pytest.mark.parametrize(
+    ("adapter", "how"),
+    [("redis", "awaits"), ("sqlite", "swallows its cancellation"), ("sqlite", "is stuck in a thread")],
+)
 async def test_what_does_not_finish_in_time_is_given_back(store_url: str, tmp_path: Path, how: str) -> None:
     step = {
         "awaits": """
@@ -117,6 +119,7 @@ def bill(event: Event, ctx: Context):
     await app.close()
 
 
+@pytest.mark.parametrize("adapter", ["sqlite"])
 async def test_a_worker_that_has_nothing_to_do_ends_at_once_and_well(store_url: str, tmp_path: Path) -> None:
     write_flow(tmp_path, FLOW.format(grace=3600, step="def bill(event: Event):\n    note('start')"))
     app = Workflow("shop", store=store_url)
@@ -128,6 +131,7 @@ async def test_a_worker_that_has_nothing_to_do_ends_at_once_and_well(store_url: 
     await app.close()
 
 
+@pytest.mark.parametrize("adapter", ["sqlite"])
 async def test_a_second_interrupt_ends_a_worker_that_will_not_finish(store_url: str, tmp_path: Path) -> None:
     step = """
 async def bill(event: Event):

@@ -69,6 +69,22 @@ async def test_what_was_taken_over_runs_one_at_a_time_and_nothing_else_waits_for
     assert highest == 1
 
 
+async def test_what_was_taken_over_starts_only_when_the_end_of_the_one_before_is_stored(store_url: str) -> None:
+    """Or the death that the next one brings would be charged to the one before as well."""
+    app = Workflow("shop", store=store_url)
+    left: list[int] = []
+
+    @app.step("order")
+    async def bill(event: Event) -> None:
+        (group,) = (await app.events.stats()).groups
+        left.append(group.backlog)
+
+    await leave_behind(app, 3)
+    async with app.running():
+        await app.drain(SECONDS)
+    assert left == [3, 2, 1]
+
+
 @pytest.mark.parametrize("plain", [False, True])
 async def test_what_was_taken_over_counts_as_one_of_the_calls_that_run_at_once(plain: bool) -> None:
     """A step with concurrency=1 may rely on it; and a plain one must not time out while it waits for its thread."""

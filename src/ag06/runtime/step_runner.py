@@ -55,6 +55,7 @@ class StepRunner:
         self._prefetch = Prefetch(step.concurrency * per_call, _LARGEST_PREFETCH)
         self._held = 0
         self._held_suspects = 0
+        self._suspect_settled = asyncio.Event()
         self._slots = asyncio.Semaphore(step.concurrency)
         self._room = asyncio.Event()
         self._report = Reporter(step.name, shared.listeners)
@@ -144,8 +145,12 @@ class StepRunner:
 
     async def _call_suspects(self) -> None:
         while (delivery := await self._suspects.get()) is not None:
-            async with self._shared.alone, self._slots:
-                await self._process(delivery)
+            async with self._shared.alone:
+                self._suspect_settled.clear()
+                async with self._slots:
+                    await self._process(delivery)
+                # Only when the store knows how it ended may the next one kill this process: it is charged with deaths.
+                await self._suspect_settled.wait()
 
     async def _call_batches(self) -> None:
         while (delivery := await self._intake.get()) is not None:
@@ -301,7 +306,9 @@ class StepRunner:
         count = len(deliveries)
         suspects = sum(delivery.suspect for delivery in deliveries)
         self._held -= count - suspects
-        self._held_suspects -= suspects
+        if suspects:
+            self._held_suspects -= suspects
+            self._suspect_settled.set()
         self._prefetch.settled(count, time.monotonic())
         self._room.set()
         if not kept:
