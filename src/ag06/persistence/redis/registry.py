@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -119,7 +119,17 @@ class Registry:
         """Return how many events some groups have not acknowledged, plus all events that are due later."""
         scheduled = await self._wire.run_command("ZCARD", f"{self._prefix}scheduled")
         infos = await self.groups(names) if names else []
+        if len(infos) < len(names) and await self._bring_back(set(names) - {info.group for info in infos}):
+            infos = await self.groups(names)
         return int(scheduled) + sum([info.backlog for info in infos])
+
+    async def _bring_back(self, missing: Collection[str]) -> bool:
+        """Register groups again that an emptied server forgot, so that what waits for them is counted."""
+        removed = await self._wire.run_command("HKEYS", f"{self._prefix}removed")
+        lost = [group for group in missing if group in self._workflows and group.encode() not in removed]
+        for group in lost:
+            await self.recover(self._wire, group)
+        return bool(lost)
 
     async def stats(self) -> LogStats:
         """Return how the log stands."""

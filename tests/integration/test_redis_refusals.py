@@ -1,0 +1,91 @@
+"""A server that is there and says no, or is not there: no event is lost, no worker dies, and all goes on afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from ag06 import OutcomeUnknown, StoreUnavailable
+from ag06.persistence import EventStore
+from chain import Chain
+from faults import FAULTS, Fault, change, running_server
+from records import eventually
+from servers import ValkeyServer
+
+COUNT = 30
+
+
+@pytest.fixture(params=FAULTS, ids=lambda fault: fault.name)
+def fault(request: pytest.FixtureRequest) -> Fault:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+async def server(tmp_path: Path, fault: Fault) -> AsyncIterator[ValkeyServer]:
+    async with running_server(tmp_path, **fault.config) as started:
+        yield started
+
+
+async def _is(value: object) -> bool:
+    return bool(value)
+
+
+async def test_a_publisher_is_told_what_is_wrong_and_nothing_is_stored(server: ValkeyServer, fault: Fault) -> None:
+    store = EventStore(server.url, timeout=0.5)
+    await store.persist_events({"event_type": "in", "source": "s", "data": n} for n in range(50))
+    await change(fault.begin, server)
+    errors = []
+    for n in range(100, 103):
+        with pytest.raises(StoreUnavailable, match=fault.words) as refused:
+            await store.persist_event("in", "s", n)
+        errors.append(refused.value)
+        if isinstance(refused.value, OutcomeUnknown):
+            assert fault.unknown
+            assert refused.value.event_id is not None
+    await change(fault.end, server)
+    known = [n for n, error in enumerate(errors) if not isinstance(error, OutcomeUnknown)]
+    found = [event.data for event in await store.replay_from(0)]
+    assert found[:50] == list(range(50))
+    assert not {100 + n for n in known} & set(found)
+    for n, error in enumerate(errors):
+        event_id = error.event_id if isinstance(error, OutcomeUnknown) else None
+        assert await store.persist_event("in", "s", 100 + n, id=event_id) is not None
+    assert sorted(event.data for event in await store.replay_from(0)) == [*range(50), 100, 101, 102]
+    await store.close()
+
+
+async def test_a_workflow_goes_through_it_and_processes_everything(
+    server: ValkeyServer, fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    chain = Chain(server.url)
+    async with chain.app.running():
+        await chain.publish_all(range(COUNT))
+        await chain.entered.wait()
+        with caplog.at_level(logging.WARNING, "ag06"):
+            await change(fault.begin, server)
+            chain.gate.set()  # what the steps hold is settled while the server refuses
+            publishing = asyncio.create_task(chain.publish_all(range(COUNT, 2 * COUNT)))
+            await chain.was_refused()
+            await eventually(lambda: _is(re.search(fault.noticed, caplog.text)), 20)
+            await change(fault.end, server)
+        await asyncio.wait_for(publishing, 60)
+        await chain.account(range(2 * COUNT))
+    assert not [entry for entry in caplog.records if entry.levelno >= logging.CRITICAL]
+
+
+async def test_a_workflow_cannot_be_started_meanwhile_but_afterwards(server: ValkeyServer, fault: Fault) -> None:
+    chain = Chain(server.url)
+    chain.gate.set()
+    await change(fault.begin, server)
+    with pytest.raises(StoreUnavailable, match=f"{fault.words}|in time|did not answer"):
+        async with chain.app.running():
+            raise AssertionError("it runs without a store")
+    await change(fault.end, server)
+    async with chain.app.running():
+        await chain.publish_all(range(5))
+        await chain.account(range(5))
