@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ag06.errors import StoreError
+from ag06.errors import AG06Error, StoreError
 from ag06.event import Event, decode_event
 from ag06.persistence.admission import Admission
 from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement, Subscription
@@ -83,18 +83,26 @@ class StepRunner:
         if self._callers:
             await asyncio.wait(self._callers, timeout=_left(deadline))
         await _cancelled(self._callers)
-        await self._quietly(self._committer.drained(), deadline)
+        await self._quietly(self._committed(), deadline)
         await _cancelled([self._commits])
         await self._quietly(self.subscription.release(self._abandoned), deadline)
         await self._quietly(self.subscription.close(), deadline)
         if self._executor is not None:
             self._executor.shutdown()
 
+    async def _committed(self) -> None:
+        """Wait until everything is settled, or nothing more can be: the committer ended."""
+        drained = asyncio.ensure_future(self._committer.drained())
+        try:
+            await asyncio.wait([drained, *filter(None, [self._commits])], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            drained.cancel()
+
     async def _quietly(self, work: Coroutine[Any, Any, None], deadline: float) -> None:
         """Do a part of the shutdown that may fail: what it would have given back is taken over later."""
         try:
             await asyncio.wait_for(work, _left(deadline) + 1.0)
-        except (StoreError, TimeoutError) as error:
+        except (AG06Error, TimeoutError) as error:
             _logger.warning("step %s did not end cleanly, other workers take over later: %r", self.step.group, error)
 
     # Fetch

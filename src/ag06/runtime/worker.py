@@ -64,9 +64,11 @@ class Worker:
         if self._housekeeper is not None:
             self._housekeeper.cancel()
             await asyncio.wait([self._housekeeper])
-        await asyncio.gather(*(runner.stop(deadline) for runner in self._runners))
-        self._keeper.stop()
-        await asyncio.to_thread(self._keeper.join, 1.0)
+        try:
+            await asyncio.gather(*(runner.stop(deadline) for runner in self._runners))
+        finally:
+            self._keeper.stop()
+            await asyncio.to_thread(self._keeper.join, 1.0)
         if not self.failure.done():
             self.failure.cancel()
 
