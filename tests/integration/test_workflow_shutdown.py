@@ -1,15 +1,19 @@
-"""What a worker process promises about its end: SIGTERM finishes or gives back what is in flight, and loses nothing."""
+"""What a worker promises about its end: SIGTERM finishes or gives back what is in flight, and loses nothing."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from pathlib import Path
 
 import pytest
 
-from ag06 import Workflow
+from ag06 import Context, Event, Workflow
+from ag06.persistence.log import EventLog
+from ag06.persistence.memory.log import MemorySubscription
+from conftest import OpenLog
 from flows import SECONDS, letters, said, until
-from records import eventually
+from records import collect, events, eventually, numbers
 from workers import Worker, ag06_run, write_flow
 
 # Leases that nobody outlives: what a second worker gets was given back, not taken over.
@@ -150,3 +154,70 @@ async def bill(event: Event):
     assert "Traceback" not in worker.said
     assert await said(app, "order") == [None], "the event is still there, for whoever comes"
     await app.close()
+
+
+async def test_a_batch_that_waits_for_more_goes_as_it_is_when_its_worker_stops(
+    store_url: str, open_store: OpenLog
+) -> None:
+    log = await open_store()
+    app = Workflow("shop", store=store_url)
+    batches: list[int] = []
+
+    @app.batch_step("order", max_size=10, max_wait=3600)
+    async def bill(events: list[Event]) -> None:
+        batches.append(len(events))
+
+    for n in range(3):
+        await app.publish("order", data=n)
+    async with app.running():
+        await eventually(lambda: in_flight(log, 3))
+    assert batches == [3]
+    assert await log.pending(["shop.bill"]) == 0
+
+
+@pytest.mark.parametrize("alone", [False, True])
+async def test_a_batch_that_does_not_finish_in_time_is_given_back_unharmed(
+    store_url: str, open_store: OpenLog, alone: bool
+) -> None:
+    log = await open_store()
+    app = Workflow("shop", store=store_url, grace=0.0)
+    stuck = asyncio.Event()
+
+    @app.batch_step("order", max_size=3, max_wait=3600)
+    async def bill(events: list[Event], ctx: Context) -> None:
+        if alone and len(events) > 1:
+            raise ConnectionError
+        await ctx.publish("billed")
+        stuck.set()
+        await asyncio.sleep(SECONDS)
+
+    for n in range(3):
+        await app.publish("order", data={"number": n})
+    async with app.running():
+        await asyncio.wait_for(stuck.wait(), SECONDS)
+    again = await collect(log.subscribe("shop.bill", "heir", 3600), 3)
+    assert sorted(numbers(again)) == [0, 1, 2]
+    assert {(delivery.attempts, delivery.suspect) for delivery in again} == {(0, False)}
+    assert await events(log, types=("billed",)) == []
+
+
+async def test_a_worker_whose_inner_works_fail_says_so_instead_of_waiting_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: object) -> list[object]:
+        raise RuntimeError("a bug in the store's adapter")
+
+    app = Workflow("shop", store="memory://")
+    app.step("order", name="bill")(lambda event: None)
+    monkeypatch.setattr(MemorySubscription, "fetch", broken)
+    with pytest.raises(RuntimeError, match="a bug in the store's adapter"):
+        await asyncio.wait_for(app.serve(), SECONDS)
+    async with app.running():
+        await app.publish("order")
+        with pytest.raises(RuntimeError, match="a bug in the store's adapter"):
+            await app.drain(SECONDS)
+    assert "shop.bill: fetch stopped" in caplog.text
+
+
+async def in_flight(log: EventLog, count: int) -> bool:
+    return [group.in_flight for group in await log.groups()] == [count]
