@@ -17,8 +17,10 @@ async def thank(event: Event) -> None:
 
 async def main() -> None:
     async with app.running():
-        await app.publish("order.placed", source="web", data={"price": 100})
+        event_id = await app.publish("order.placed", source="web", data={"price": 100})
+        print("stored as", event_id)  # None: the same order was stored within the last five minutes
         await app.drain()
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

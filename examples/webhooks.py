@@ -53,4 +53,5 @@ async def main() -> None:
         print(balance, "dead letters:", (await app.events.stats()).dead_letters)
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

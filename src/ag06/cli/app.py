@@ -66,9 +66,8 @@ def run_app() -> None:
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(INTERRUPTED)
     except OSError as error:
-        if not isinstance(error, BrokenPipeError):
-            _say(error)
-        # Whoever read our output has gone, or its disk is full: Python would complain again when it flushes at exit.
+        _say(error)
+        # The disk behind our output may be full: Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
 
