@@ -68,7 +68,7 @@ def write_flow(directory: Path, source: str) -> None:
 
 
 @asynccontextmanager
-async def ag06_run(directory: Path, url: str, *arguments: str, target: str = "flow:app") -> AsyncIterator[Worker]:
+async def ag06_run(directory: Path, url: str, *arguments: str) -> AsyncIterator[Worker]:
     """Run the workflow that was written into a directory; at the end no process of it is left."""
     log = directory / f"log-{len(list(directory.glob('log-*')))}"
     with log.open("wb") as sink:
@@ -77,7 +77,7 @@ async def ag06_run(directory: Path, url: str, *arguments: str, target: str = "fl
             "-m",
             "ag06",
             "run",
-            target,
+            "flow:app",
             *arguments,
             cwd=directory,
             env=os.environ | {"AG06_STORE": url, "PYTHONDONTWRITEBYTECODE": "1"},

@@ -89,6 +89,27 @@ async def test_a_step_that_listens_to_another_type_now_is_refused(store_url: str
     await changed.close()
 
 
+async def test_a_step_that_is_removed_while_it_runs_gets_nothing_more_and_harms_nobody(
+    store_url: str, open_store: OpenLog
+) -> None:
+    await open_store()
+    app, heard = with_step(store_url, "bill", "ship")
+    async with app.running():
+        await app.publish("order", data=1)
+        await app.drain(SECONDS)
+        log = await app.events.log()
+        assert await log.remove_group("shop.bill")
+        for n in range(2, 5):
+            await app.publish("order", data=n)
+        await app.drain(SECONDS)
+        assert [group.group for group in await log.groups()] == ["shop.ship"]
+    assert heard == {"bill": [1], "ship": [1, 2, 3, 4]}
+    async with app.running():  # registered again, as a step that is added later
+        await app.publish("order", data=5)
+        await app.drain(SECONDS)
+    assert heard == {"bill": [1, 5], "ship": [1, 2, 3, 4, 5]}
+
+
 async def test_a_workflow_runs_once_at_a_time_in_a_process() -> None:
     app, heard = with_step("memory://", "bill")
     async with app.running() as running:

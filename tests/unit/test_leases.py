@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from ag06.errors import StoreUnavailable
+from ag06.runtime.leases import LeaseKeeper
+from flows import SECONDS
+
+
+class Renewed:
+    """What a keeper needs of a subscription: something to renew, which may fail."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.times = 0
+        self.often = threading.Event()
+
+    def renew(self) -> None:
+        self.times += 1
+        if self.times == 3:
+            self.often.set()
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("away"), RuntimeError("not foreseen")])
+def test_a_lease_that_cannot_be_renewed_keeps_no_other_from_it_and_is_tried_again(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing, fine = Renewed(error), Renewed()
+    keeper = LeaseKeeper([failing, fine], 0.03)  # type: ignore[list-item]
+    with caplog.at_level(logging.WARNING, "ag06.runtime"):
+        keeper.start()
+        assert failing.often.wait(SECONDS)
+        assert fine.often.wait(SECONDS)
+        keeper.stop()
+        keeper.join(SECONDS)
+    assert not keeper.is_alive()
+    assert "leases were not renewed" in caplog.text
+
+
+def test_a_keeper_that_was_stopped_renews_no_more() -> None:
+    lease = Renewed()
+    keeper = LeaseKeeper([lease], 3600)  # type: ignore[list-item]
+    keeper.start()
+    keeper.stop()
+    keeper.join(SECONDS)
+    assert not keeper.is_alive()
+    assert lease.times == 0
