@@ -222,7 +222,6 @@ async def test_an_id_that_the_store_made_may_be_repeated_with_the_same_content(s
     assert len(await everything(store)) == 3
 
 
-@pytest.mark.parametrize("adapter", ["memory", "sqlite"], indirect=True)
 async def test_an_id_that_the_store_made_is_refused_for_other_content(store: EventStore) -> None:
     made = await store.persist_event("t", "s", 1, subject="x")
     later = await store.persist_event("t", "s", 2, delay=60)

@@ -1,6 +1,7 @@
 -- How an event enters the log. A record is an array:
--- type, level, subject, body, id, identity, window in ms, content, due in ms, max_backlog.
+-- type, level, subject, body, id, identity, window in ms, content, due in ms, max_backlog, where the time is in body.
 local CHOSEN_ID_MS = '604800000' -- how long an id that its publisher chose is remembered
+local MADE_BEFORE_MS, MADE_WITHIN_MS = 5, 200 -- how far the clock of a publisher may be off, how long its call may take
 local OUTPUT_ID_MS = '3600000' -- a step's output is stored with its acknowledgement, so a short memory is enough
 
 local function add(event_type, level, subject, body)
@@ -25,14 +26,49 @@ local function wake_one(event_type)
   end
 end
 
-local function schedule(event_type, level, subject, body, due)
+local function schedule(id, event_type, level, subject, body, due)
   local member = string.format('%016.0f', redis.call('INCR', P .. 'scheduled:n'))
   redis.call('ZADD', P .. 'scheduled', due, member)
-  redis.call('HSET', P .. 'scheduled:events', member, cmsgpack.pack({ event_type, level, subject or false, body }))
+  redis.call('HSET', P .. 'scheduled:events', member, cmsgpack.pack({ event_type, level, subject or false, body, id }))
+  redis.call('HSET', P .. 'scheduled:ids', id, member)
   redis.call('HSETNX', P .. 'added', event_type, '0')
   if due - now < 1500 then
     wake_one(event_type) -- whoever waits there waits for less long now
   end
+end
+
+-- An id that the log made itself is in no index, but it tells when it was made: there the event lies, if it is here and
+-- did not wait for its time.
+local function made_here(event_type, id)
+  local member = redis.call('HGET', P .. 'scheduled:ids', id)
+  if member then
+    return cmsgpack.unpack(redis.call('HGET', P .. 'scheduled:events', member))[4]
+  end
+  local high, low = string.match(id, '^(%x%x%x%x%x%x%x%x)%-(%x%x%x%x)%-7')
+  if high then
+    local made_ms, start = tonumber(high .. low, 16), '{"id":"' .. id .. '"'
+    for _, level in ipairs(LEVELS) do
+      local from, to = made_ms - MADE_BEFORE_MS .. '-0', made_ms + MADE_WITHIN_MS .. '-0'
+      for _, entry in ipairs(redis.call('XRANGE', stream(event_type, level), from, to, 'COUNT', 1000)) do
+        if string.sub(entry[2][2], 1, #start) == start then
+          return entry[2][2]
+        end
+      end
+    end
+  end
+end
+
+-- What an event says: without its time, which its publisher need not have given, its priority and its context.
+local function said(body, time_at)
+  local rest = string.gsub(string.sub(body, time_at + 1), '^,"time":"[^"]*"', '')
+  rest = string.gsub(rest, '^,"priority":%d', '')
+  return string.sub(body, 1, time_at), string.match(rest, '^(.-),"correlation_id":')
+end
+
+local function says_the_same(body, record)
+  local before, subject = said(body, record[11])
+  local own_before, own_subject = said(record[4], record[11])
+  return before == own_before and subject == own_subject
 end
 
 local function admit(record)
@@ -46,6 +82,10 @@ local function admit(record)
         return CLASH
       end
       return REPEATED
+    end
+    local earlier = content and made_here(record[1], id)
+    if earlier then
+      return says_the_same(earlier, record) and REPEATED or CLASH
     end
   end
   local identity_key
@@ -65,7 +105,7 @@ local function admit(record)
     redis.call('SET', id_key, content or '', 'PX', content and CHOSEN_ID_MS or OUTPUT_ID_MS)
   end
   if record[9] > now then
-    schedule(record[1], record[2], record[3], record[4], record[9])
+    schedule(id, record[1], record[2], record[3], record[4], record[9])
   else
     add(record[1], record[2], record[3], record[4])
   end

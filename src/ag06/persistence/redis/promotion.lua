@@ -10,6 +10,7 @@ local function promote(limit)
     if packed then
       local event = cmsgpack.unpack(packed)
       add(event[1], event[2], event[3] or nil, event[4])
+      redis.call('HDEL', P .. 'scheduled:ids', event[5])
     end
     redis.call('ZREM', P .. 'scheduled', due[i])
     redis.call('HDEL', P .. 'scheduled:events', due[i])

@@ -53,6 +53,7 @@ def row(record: Record, max_backlog: int = 0) -> tuple[Any, ...]:
         None if content is None else content.hex(),
         record.due_ms,
         max_backlog,
+        0 if content is None else record.body.rindex(b',"time":"'),
     )
 
 

@@ -221,7 +221,7 @@ def explain(error: Exception, shown: str) -> AG06Error:
     if isinstance(error, TimeoutError):
         return StoreUnavailable(f"{shown} did not accept a connection in time; is the server up?")
     if isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError)):
-        return StoreUnavailable(f"cannot reach {shown}: {text}; is the server up?")
+        return StoreUnavailable(f"cannot reach {shown}: {text.rstrip('.')}; is the server up?")
     if "NOGROUP" in text:
         return GroupLost(f"{shown} does not know the group any more")
     codes = {type(error).__name__.removesuffix("Error").upper(), *_CODE.findall(text)}
