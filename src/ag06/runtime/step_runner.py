@@ -51,8 +51,8 @@ class StepRunner:
         self._shared = shared
         self._intake = Intake()
         self._suspects = Intake()
-        per_call = step.max_size or 1
-        self._prefetch = Prefetch(step.concurrency * per_call, _LARGEST_PREFETCH)
+        self._per_call = step.max_size or 1
+        self._prefetch = Prefetch(step.concurrency * self._per_call, _LARGEST_PREFETCH)
         self._held = 0
         self._held_suspects = 0
         self._suspect_settled = asyncio.Event()
@@ -114,7 +114,9 @@ class StepRunner:
             # What was taken over may take its time, one after the other: nothing else waits for it.
             held = self._held + max(0, self._held_suspects - _LARGEST_PREFETCH)
             room = target - held
-            if room < max(1, target // 4) and held:
+            # A call that is free takes an event at once: the others may never end.
+            is_one_free = held <= (self.step.concurrency - 1) * self._per_call
+            if room < max(1, target // 4) and not is_one_free:
                 self._room.clear()
                 await self._room.wait()
                 continue
