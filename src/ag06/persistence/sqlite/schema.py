@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import sqlite3
-import threading
 from pathlib import Path
 
 from ag06.errors import ConfigurationError, StoreUnavailable
@@ -145,9 +144,6 @@ def _create(connection: sqlite3.Connection, path: str) -> None:
         connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
-_creating = threading.Lock()
-
-
 def _make_file(path: Path) -> None:
     """Create the file for its owner alone: events may hold what others must not read.
 
@@ -160,6 +156,12 @@ def _make_file(path: Path) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except OSError as error:
         raise ConfigurationError(f"store {path}: cannot be opened for writing ({error.strerror})") from error
+    if not path.is_file():
+        what = "a directory" if path.is_dir() else "not a regular file"
+        raise ConfigurationError(f"store {path}: is {what}; name a file, such as sqlite:///events.db")
+    for place in (path, path.parent):  # the write-ahead log lies beside the file
+        if not os.access(place, os.R_OK | os.W_OK):
+            raise ConfigurationError(f"store {path}: cannot be opened for writing ({place} is read-only for this user)")
 
 
 def _filesystem(path: str) -> str:

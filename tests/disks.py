@@ -1,0 +1,106 @@
+"""Disks that are full on demand, under a log in an SQLite file; they need no rights but one that few have."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from ag06.persistence import EventStore
+
+_MOUNT = ("mount", "-t", "tmpfs", "-o", "size=2m", "ag06-test")
+
+
+class Disk(Protocol):
+    """Where the file lies, and how the place for it runs out."""
+
+    directory: Path
+
+    async def fill(self, store: EventStore) -> None: ...
+
+    async def make_room(self, store: EventStore) -> None: ...
+
+
+class LimitedPages:
+    """SQLite itself refuses to let the database grow, with the error of a full disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    async def fill(self, store: EventStore) -> None:
+        await self._limit(store, 1)  # rounded up to what is there
+
+    async def make_room(self, store: EventStore) -> None:
+        await self._limit(store, 1_000_000)
+
+    async def _limit(self, store: EventStore, pages: int) -> None:
+        log: Any = await store.log()
+        await log.writer.submit(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+
+
+class LimitedFiles:
+    """The system lets no file of this process grow beyond what the largest one of the log has now (as a quota does)."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    async def fill(self, store: EventStore) -> None:
+        sizes = [path.stat().st_size for path in self.directory.iterdir()]
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max(sizes, default=0), hard))
+
+    async def make_room(self, store: EventStore) -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+class SmallDisk:
+    """A filesystem of its own, with a file that takes all the room there is. Only a superuser can mount it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._ballast = directory / "ballast"
+
+    async def fill(self, store: EventStore) -> None:
+        with self._ballast.open("ab", buffering=0) as ballast, suppress(OSError):
+            while True:
+                ballast.write(b"x" * 4096)
+
+    async def make_room(self, store: EventStore) -> None:
+        self._ballast.unlink()
+
+
+def can_mount() -> bool:
+    """Whether this process may mount a filesystem: a superuser often, a container seldom."""
+    with tempfile.TemporaryDirectory() as place, suppress(OSError):
+        if subprocess.run([*_MOUNT, place], capture_output=True, check=False).returncode == 0:
+            return subprocess.run(["umount", place], check=True).returncode == 0
+    return False
+
+
+KINDS = ("pages", "files", *(["disk"] if can_mount() else []))
+
+
+@contextmanager
+def disk(kind: str, directory: Path) -> Iterator[Disk]:
+    """Give a disk of a kind, and take it away with whatever is still full."""
+    directory.mkdir()
+    match kind:
+        case "pages":
+            yield LimitedPages(directory)
+        case "files":
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            try:
+                yield LimitedFiles(directory)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        case _:
+            subprocess.run([*_MOUNT, str(directory)], check=True)
+            try:
+                yield SmallDisk(directory)
+            finally:
+                subprocess.run(["umount", str(directory)], check=True)
