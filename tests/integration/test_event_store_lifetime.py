@@ -284,6 +284,19 @@ async def test_a_relative_and_an_absolute_path_to_one_file_are_one_log(elsewhere
     assert {path.name for path in elsewhere.iterdir()} == {"a b.db", "link"}
 
 
+async def test_a_log_in_a_file_that_was_closed_is_that_file_alone(tmp_path: Path) -> None:
+    store = EventStore(f"sqlite:///{tmp_path}/events.db")
+    for n in range(30):
+        await store.persist_event("t", "s", n)
+        await store.close()
+        assert [path.name for path in tmp_path.iterdir()] == ["events.db"]
+    copy = tmp_path / "copy.db"
+    copy.write_bytes((tmp_path / "events.db").read_bytes())
+    copied = EventStore(f"sqlite:///{copy}")
+    assert await data(copied) == list(range(30))
+    await copied.close()
+
+
 # Threads and loops
 
 

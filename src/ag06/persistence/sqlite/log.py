@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from ag06.errors import ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
@@ -86,18 +86,25 @@ class SqliteLog:
             self._flush()
         ending = self._end()
         if ending is not None:
-            writer, closing = ending
+            writer, reader, connection = ending
             await asyncio.to_thread(writer.join)
+            # One after the other: the last one folds the write-ahead log into the file, two at once might both not.
+            closing = reader.submit(connection.close)
+            reader.shutdown(wait=False)
             await asyncio.wrap_future(closing)
             let_go(self.path)
 
     def abandon(self) -> None:
         """Let the threads end by themselves; see the port."""
-        if self._end() is not None:
+        ending = self._end()
+        if ending is not None:
+            _, reader, connection = ending
+            reader.submit(connection.close)
+            reader.shutdown(wait=False)
             let_go(self.path)
 
-    def _end(self) -> tuple[Writer, Future[None]] | None:
-        """Let the threads end; return the writer, and what is done when the reader's connection is closed."""
+    def _end(self) -> tuple[Writer, ThreadPoolExecutor, sqlite3.Connection] | None:
+        """Take no more work; return what is still to be ended, if this process has opened it."""
         writer, reader, connection = self._writer, self._reader, self._connection
         if writer is None or reader is None or connection is None:
             return None
@@ -106,9 +113,7 @@ class SqliteLog:
             return None
         self._writer = self._reader = self._connection = None
         writer.finish()
-        closing = reader.submit(connection.close)
-        reader.shutdown(wait=False)
-        return writer, closing
+        return writer, reader, connection
 
     @property
     def writer(self) -> Writer:
