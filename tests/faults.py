@@ -59,7 +59,7 @@ class Fault(msgspec.Struct):
     config: dict[str, str] = {}
     unknown: bool = False
     """Whether publishers may be told that the outcome is unknown."""
-    noticed: str = "commit of .* failed, trying again"
+    noticed: str = "commit of "
     """What a worker logs meanwhile."""
 
 
