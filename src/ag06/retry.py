@@ -30,10 +30,19 @@ class Retry(msgspec.Struct, frozen=True):
     on: tuple[type[BaseException], ...] | type[BaseException] = (Exception,)
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise ConfigurationError(f"Retry(attempts={self.attempts}): the first attempt counts, so at least 1")
-        if not 0 <= self.initial <= self.maximum:
-            raise ConfigurationError(f"Retry(initial={self.initial}, maximum={self.maximum}): 0 <= initial <= maximum")
+        if not isinstance(self.attempts, int) or isinstance(self.attempts, bool) or self.attempts < 1:
+            raise ConfigurationError(
+                f"Retry(attempts={self.attempts!r}): a whole number; the first attempt counts, so at least 1"
+            )
+        numbers = all(isinstance(seconds, (int, float)) for seconds in (self.initial, self.maximum))
+        if not numbers or not 0 <= self.initial <= self.maximum:
+            raise ConfigurationError(
+                f"Retry(initial={self.initial!r}, maximum={self.maximum!r}): seconds, 0 <= initial <= maximum"
+            )
+        try:
+            isinstance(None, self.on)
+        except TypeError:
+            raise ConfigurationError(f"Retry(on={self.on!r}): an exception class, or a tuple of them") from None
 
     def delay(self, failures: int, rng: random.Random | None = None) -> float:
         """Return the seconds to wait after `failures` failed attempts (1 or more)."""

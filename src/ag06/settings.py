@@ -6,6 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
@@ -21,6 +22,12 @@ DEFAULTS: Mapping[str, str] = {
     "log_format": "json",
 }
 """Every setting that has a fixed name (`AG06_` and the name in capitals), with its default."""
+
+ACCEPTED: Mapping[str, tuple[str, ...]] = {
+    "log_level": ("debug", "info", "warning", "error"),
+    "log_format": ("json", "text"),
+}
+"""Settings that are one of a few words, in any case."""
 
 LONGEST = 100 * 366 * 86_400.0
 """Most seconds that a span may have: a hundred years, which every store can add to the time of day."""
@@ -74,6 +81,22 @@ def resolve(
 def resolve_all(flags: Mapping[str, str | None] | None = None) -> list[Setting]:
     """Return every setting with its origin, in the order of `DEFAULTS`."""
     return [resolve(name, (flags or {}).get(name)) for name in DEFAULTS]
+
+
+def check_setting(setting: Setting) -> None:
+    """Raise `ConfigurationError` unless the value is one that the setting accepts; a store's URL is not looked at."""
+    accepted = ACCEPTED.get(setting.name)
+    if accepted is not None and setting.value.lower() not in accepted:
+        _refuse(setting, ", ".join(accepted))
+    if setting.name == "http_port" and setting.value.lower() != "off":
+        digits = setting.value.isascii() and setting.value.isdigit() and len(setting.value) <= 5
+        if not digits or int(setting.value) > 65_535:
+            _refuse(setting, "a port from 1 to 65535, 0 for any that is free, or off")
+
+
+def _refuse(setting: Setting, accepted: str) -> NoReturn:
+    name = setting.name.replace("_", " ")
+    raise ConfigurationError(f"{name} {setting.value!r} (from {setting.origin}); use {accepted}")
 
 
 def check_seconds(name: str, value: object, meaning: str, *, least: float = 0, longest: float = LONGEST) -> None:

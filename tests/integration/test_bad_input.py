@@ -375,3 +375,34 @@ async def _use(url: Any) -> None:
 )
 def test_the_url_of_a_store_is_shown_without_its_password(url: str, shown: str) -> None:
     assert EventStore(url).url == shown
+
+
+@pytest.mark.parametrize(
+    ("member", "words"),
+    [
+        ({"type": "t", "source": "s"}, r"events\[1\]: unknown argument 'type'; use event_type, source, data, priority"),
+        ({"event_type": "t"}, r"events\[1\]: argument 'source' is missing"),
+        ({"source": "s"}, r"events\[1\]: argument 'event_type' is missing"),
+    ],
+)
+async def test_a_member_with_arguments_that_do_not_fit_says_which_ones_do(
+    tmp_path: Path, member: dict[str, Any], words: str
+) -> None:
+    store = EventStore(f"sqlite:///{tmp_path}/events.db")
+    with pytest.raises(InvalidEvent, match=words) as error:
+        await store.persist_events([{"event_type": "t", "source": "s"}, member])
+    assert "Admission" not in str(error.value)
+    assert (await store.stats()).events == 0
+    await store.close()
+
+
+async def test_a_path_from_the_home_directory_lies_there_and_its_directories_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    store = EventStore("sqlite:///~/new/events.db")
+    await store.persist_event("t", "s")
+    await store.close()
+    assert (tmp_path / "home/new/events.db").exists()
+    assert not (tmp_path / "~").exists()

@@ -12,6 +12,7 @@ from ag06.cli.output import moment
 from commands import Ended, ag06
 from servers import free_port
 
+STEP = "@app.step('a')\ndef step(event): ...\n"
 MODULES = {
     "good.py": "from ag06 import Workflow\napp = Workflow('good')\n@app.step('a')\ndef step(event): ...\n",
     "idle.py": "from ag06 import Workflow\napp = Workflow('idle')\n",
@@ -20,6 +21,8 @@ MODULES = {
     "broken.py": "\n\n1 / 0\n",
     "unclosed.py": "def broken(:\n",
     "leaving.py": "import sys\nsys.exit(3)\n",
+    "kept.py": "from ag06 import Workflow\napp = Workflow('kept', store='memory://')\n" + STEP,
+    "lost.py": "from ag06 import Workflow\napp = Workflow('lost', store='nonsense')\n" + STEP,
     "dotted.py": "from ag06 import Workflow\napp = Workflow('a.b')\n",
 }
 
@@ -47,7 +50,12 @@ MISTAKES = {
     "run good.py": "not MODULE:APP",
     "run .good:app": "not MODULE:APP",
     "run nowhere:app": "no module 'nowhere'",
-    "run good:ap": "known: app",
+    "run good:ap": "module good has no name 'ap'; known: app",
+    "run kept:app": "lives inside the process",
+    "run kept:app --workers 2": "lives inside the process",
+    "run good:app --workers 2 --store memory://": "lives inside the process",
+    "run lost:app --workers 3": "not a URL",
+    "run idle:app --workers 3": "has no steps",
     "run five:app": "not a Workflow",
     "run needy:app": "imports 'no_such_thing'",
     "run broken:app": "broken.py:3: ZeroDivisionError",
@@ -87,6 +95,11 @@ def test_a_mistake_is_told_in_words_and_ends_with_2(ended: dict[str, Ended], com
     assert code == 2, err
     assert MISTAKES[command] in out + err
     assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize("command", [command for command in MISTAKES if "--workers 3" in command])
+def test_a_mistake_that_every_worker_would_make_is_told_once(ended: dict[str, Ended], command: str) -> None:
+    assert ended[command].err.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", AWAY)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from ag06.persistence import EventStore
-from commands import started
+from ag06.persistence.log import StepSpec
+from commands import ag06, started
 
 FLOW = """
 import os
@@ -95,3 +96,34 @@ async def test_the_log_level_is_a_setting(home: Path) -> None:
         ended = worker.interrupt()
     assert ended.code == 0
     assert [line for line in ended.out.splitlines() if not line.startswith("ANSWER")] == []
+
+
+async def test_a_step_that_the_store_refuses_is_told_once_for_all_workers(home: Path) -> None:
+    events = EventStore(f"sqlite:///{home}/flow.db")
+    await (await events.log()).register("flow", [StepSpec("flow.answer", "once asked")])
+    await events.close()
+    ended = ag06("run", "flow:app", "--workers", 3, cwd=home, env={"AG06_LOG_LEVEL": "warning"})
+    assert ended.code == 2
+    assert "listens to 'asked', but the store knows it as a step of 'once asked'" in ended.err
+    assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("named", "options", "warned"),
+    [
+        ("sqlite:///other.db", (), True),
+        ("sqlite:///./flow.db", (), False),
+        ("sqlite:///other.db", ("--store", "sqlite:///flow.db"), False),
+    ],
+)
+async def test_other_commands_that_would_look_at_another_store_are_warned_of(
+    home: Path, named: str, options: tuple[str, ...], warned: bool
+) -> None:
+    with started("run", "flow:app", *options, cwd=home, env={"AG06_STORE": named}) as worker:
+        events = EventStore(f"sqlite:///{home}/flow.db")
+        await events.persist_event("asked", "test", "why")
+        worker.until("ANSWER why")
+        await events.close()
+        ended = worker.interrupt()
+    assert ended.code == 0
+    assert (f"own store= is used, not {named} (from AG06_STORE)" in ended.err) == warned

@@ -105,3 +105,29 @@ async def test_no_password_is_shown(tmp_path: Path) -> None:
     ended = ag06("doctor", cwd=tmp_path, env={"AG06_STORE": url})
     assert "clerk" not in ended.out.replace("redis://clerk:***@", "")
     assert "s3cret" not in ended.out + ended.err
+
+
+@pytest.mark.parametrize(
+    ("env", "file", "topic", "told"),
+    [
+        ({"AG06_LOG_LEVEL": "x"}, "", "log_level", "'x' (from AG06_LOG_LEVEL); use debug, info, warning, error"),
+        ({}, "log_level = 3", "log_level", "'3' (from ag06.toml)"),
+        ({"AG06_LOG_FORMAT": "xml"}, "", "log_format", "use json, text"),
+        ({}, "http_port = 65536", "http_port", "'65536' (from ag06.toml); use a port from 1 to 65535"),
+        ({"AG06_HTTP_PORT": "-1"}, "", "http_port", "or off"),
+    ],
+)
+async def test_a_setting_that_is_wrong_fails_and_says_what_is_accepted(
+    home: Path, env: dict[str, str], file: str, topic: str, told: str
+) -> None:
+    (home / "ag06.toml").write_text(file)
+    ended = ag06("doctor", "--json", *FLAG, cwd=home, env=env)
+    assert ended.code == 2
+    assert [f["topic"] for f in ended.json if f["status"] == "fail"] == [f"setting {topic}"]
+    assert told in _what(ended, f"setting {topic}")[0]
+
+
+async def test_settings_that_are_right_in_any_case_pass(home: Path) -> None:
+    env = {"AG06_LOG_LEVEL": "WARNING", "AG06_LOG_FORMAT": "Text", "AG06_HTTP_PORT": "off"}
+    ended = ag06("doctor", "--json", *FLAG, cwd=home, env=env)
+    assert ended.code == 0, ended

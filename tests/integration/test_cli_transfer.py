@@ -62,9 +62,9 @@ async def test_a_copy_holds_the_same_events_in_the_same_order(
     events: EventStore, store_url: str, tmp_path: Path
 ) -> None:
     target = f"sqlite:///{tmp_path}/a%20copy.db"
-    for _ in range(2):  # copying twice stores them once
+    for told in ("23 events copied\n", "0 events copied, 23 were there already\n"):  # twice stores them once
         ended = ag06("events", "replay", "--to", target, "--store", store_url, cwd=tmp_path)
-        assert (ended.code, ended.out) == (0, "23 events copied\n"), ended
+        assert (ended.code, ended.out) == (0, told), ended
     copied = EventStore(target)
     assert _without_recorded(await _all(copied)) == _without_recorded(await _all(events))
     await copied.close()

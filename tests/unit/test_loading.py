@@ -55,7 +55,7 @@ def test_a_workflow_may_be_an_attribute_further_down(write: Write) -> None:
 @pytest.mark.parametrize(
     ("source", "suffix", "words"),
     [
-        (ONE, ":ap", "ap has no such name; known: app"),
+        (ONE, ":ap", r"module loaded_\d+ has no name 'ap'; known: app"),
         (ONE, ":other", "other is a int, not a Workflow; known: app"),
         ("x = 1", ":app", "no workflow at all"),
         (TWO, "", r"holds 2 workflows \(app, second\)"),

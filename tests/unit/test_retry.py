@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -64,11 +65,15 @@ def test_only_named_exceptions_and_their_kinds_are_worth_another_attempt() -> No
         ({"initial": -0.1}, "initial=-0.1"),
         ({"initial": 2.0, "maximum": 1.0}, "initial <= maximum"),
         ({"maximum": float("nan")}, "maximum=nan"),
+        ({"attempts": "x"}, "attempts='x'"),
+        ({"attempts": 2.5}, "attempts=2.5"),
+        ({"initial": "x"}, "initial='x'"),
+        ({"on": [ValueError]}, "an exception class, or a tuple"),
     ],
 )
-def test_a_retry_that_makes_no_sense_is_refused(settings: dict[str, float], words: str) -> None:
+def test_a_retry_that_makes_no_sense_is_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        Retry(**settings)  # type: ignore[arg-type]
+        Retry(**settings)
 
 
 def test_a_budget_is_a_share_of_first_attempts_and_a_constant_rate() -> None:

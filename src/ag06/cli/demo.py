@@ -73,7 +73,11 @@ async def _demo(url: str, rounds: int, rate: float) -> tuple[Account, list[Event
     app.use_store(url)
     deliveries = _with_repetitions(_load(rounds), random.Random(6))  # noqa: S311 - a shuffle, not a secret
     await app.events.log()
-    say(f"{len(deliveries)} deliveries (a third of them sent twice), {_WORKERS} worker processes, {app.events.url}")
+    once = len({delivery["id"] for delivery in deliveries})
+    say(
+        f"{once // rounds} GitHub deliveries x {rounds} rounds = {once}, every third sent twice: {len(deliveries)} to "
+        f"feed; {_WORKERS} worker processes, {app.events.url}"
+    )
     started = time.time()
     deaths: asyncio.Queue[WorkerProcess] = asyncio.Queue()
     async with _workers(url, app.events, deaths) as supervisor:
@@ -225,9 +229,11 @@ async def _kill(supervisor: Supervisor, deaths: asyncio.Queue[WorkerProcess]) ->
         process.send_signal(signal.SIGKILL)
         while await deaths.get() is not victim:
             continue
-        say(f"killed worker process {process.pid} (SIGKILL); deliveries it held: {victim.taken_over - held}")
-        if victim.taken_over > held:
+        count = victim.taken_over - held
+        if count:
+            say(f"killed worker process {process.pid} (SIGKILL) with {count} deliveries in its hands")
             return
+        say(f"killed worker process {process.pid} (SIGKILL); it held nothing just then, so another one is killed")
 
 
 async def _at_work() -> None:

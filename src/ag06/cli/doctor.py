@@ -18,7 +18,7 @@ import typer
 from ag06.cli.opening import check_shared, opened
 from ag06.cli.output import JsonOption, StoreOption, age, print_json, print_table
 from ag06.errors import AG06Error, ConfigurationError
-from ag06.settings import DEFAULTS, resolve, resolve_all
+from ag06.settings import DEFAULTS, Setting, check_setting, resolve, resolve_all
 
 if TYPE_CHECKING:
     from ag06.persistence.log import GroupInfo
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _OPTIONAL = {"redis": "no redis:// stores", "hiredis": "Redis replies are parsed several times slower"}
 _INTERNAL = {"AG06_WORKER", "AG06_SUPERVISOR", "AG06_CRASH_CYCLES"}
 _LEAST_FREE = 256 * 1024 * 1024
+USER_MISTAKE = 2
 _STALE_MS = 15 * 60 * 1000
 
 
@@ -38,12 +39,15 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def command(store: StoreOption = None, json: JsonOption = False) -> None:
-    """Look at the installation, the settings and the store; exit 1 if the store fails, 2 if its URL is wrong.
+    """Look at the installation, the settings and the store; exit 1 if the store fails, 2 if a setting is wrong.
 
     Example: ag06 doctor --store redis://localhost:6379/0
     """
     found, code = asyncio.run(_store(store))
-    findings = [*_installation(), *_settings(store), *found]
+    settings = _settings(store)
+    if any(finding.status == "fail" for finding in settings):
+        code = max(code, USER_MISTAKE)
+    findings = [*_installation(), *settings, *found]
     if json:
         print_json(findings)
     else:
@@ -57,22 +61,30 @@ def _installation() -> list[Finding]:
     found = [Finding("installation", "pass", f"ag06 {version}, Python {platform.python_version()}")]
     for module, cost in _OPTIONAL.items():
         if importlib.util.find_spec(module) is None:
-            found.append(Finding(module, "warn", f"not installed: {cost}; pip install 'ag06[redis]'"))
+            found.append(
+                Finding(module, "warn", f"not installed: {cost}; pip install 'ag06[redis]', in a checkout '.[redis]'")
+            )
         else:
             found.append(Finding(module, "pass", importlib.metadata.version(module)))
     return found
 
 
 def _settings(store: str | None) -> list[Finding]:
-    from ag06.persistence.stores import masked
-
-    found = [
-        Finding(f"setting {s.name}", "pass", f"{masked(s.value)} (from {s.origin})")
-        for s in resolve_all({"store": store})
-    ]
+    found = [_setting(setting) for setting in resolve_all({"store": store})]
     known = {f"AG06_{name.upper()}" for name in DEFAULTS} | _INTERNAL
     strange = sorted(name for name in os.environ if name.startswith("AG06_") and name not in known)
     return found + [Finding(f"variable {name}", "warn", "no such setting; is it misspelt?") for name in strange]
+
+
+def _setting(setting: Setting) -> Finding:
+    from ag06.persistence.stores import masked
+
+    topic = f"setting {setting.name}"
+    try:
+        check_setting(setting)
+    except ConfigurationError as error:
+        return Finding(topic, "fail", str(error))
+    return Finding(topic, "pass", f"{masked(setting.value)} (from {setting.origin})")
 
 
 async def _store(store: str | None) -> tuple[list[Finding], int]:

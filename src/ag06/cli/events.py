@@ -208,14 +208,16 @@ def replay_events(
     if to is not None:
         check_apart(store, to)
 
-    async def replay() -> int:
+    async def replay() -> None:
         async with opened(store) as events:
             found = _selected(events, start, end, event_type, source, correlation_id, limit)
-            return await write_stdout(found, Format.JSONL) if to is None else await copy(found, to)
+            if to is None:
+                await write_stdout(found, Format.JSONL)
+                return
+            copied, known = await copy(found, to)
+        typer.echo(f"{copied} events copied" + (f", {known} were there already" if known else ""))
 
-    count = asyncio.run(replay())
-    if to is not None:
-        typer.echo(f"{count} events copied")
+    asyncio.run(replay())
 
 
 def _selected(

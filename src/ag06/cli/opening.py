@@ -46,15 +46,20 @@ def with_store(store: str | None, work: Callable[[EventStore], Awaitable[R]]) ->
     return asyncio.run(run())
 
 
+def refuse_memory(url: str) -> None:
+    """Refuse a store that no other process can reach."""
+    if url.lower().startswith("memory://"):
+        raise ConfigurationError(
+            f"store {url!r} lives inside the process that made it; this command needs sqlite:// or redis://"
+        )
+
+
 def check_shared(url: str) -> str | None:
     """Return the file of a SQLite URL, `None` for a server's; refuse a URL that other processes cannot open too."""
     from ag06.persistence.log import LogOptions
     from ag06.persistence.stores import open_log, sqlite_file
 
-    if url.lower().startswith("memory://"):
-        raise ConfigurationError(
-            f"store {url!r} lives inside the process that made it; this command needs sqlite:// or redis://"
-        )
+    refuse_memory(url)
     open_log(url, LogOptions())  # not opened: it checks the URL
     return sqlite_file(url)
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ag06.errors import ConfigurationError
+from ag06.cli.opening import refuse_memory
+from ag06.errors import ConfigurationError, StoreError
 
 if TYPE_CHECKING:
     from ag06.runtime.supervisor import Supervisor
     from ag06.runtime.workflow import Workflow
 
 
-_LEVELS = ("debug", "info", "warning", "error")
 _logger = logging.getLogger("ag06.cli")
 
 
@@ -34,24 +34,64 @@ def command(
     Example: ag06 run shop.flow:app --workers 4
     """
     from ag06.runtime.loading import load_workflow
-    from ag06.settings import resolve
+    from ag06.settings import check_setting, resolve
 
     level = resolve("log_level", log_level)
-    if level.value.lower() not in _LEVELS:
-        raise ConfigurationError(f"log level {level.value!r} (from {level.origin}); use {', '.join(_LEVELS)}")
+    check_setting(level)
     logging.basicConfig(level=level.value.upper(), format="%(asctime)s %(levelname)s %(name)s %(process)d %(message)s")
     workflow = load_workflow(target)
     if store is not None:
         workflow.use_store(store)
+    _check(workflow)
     if not os.environ.get("AG06_SUPERVISOR"):
-        steps = ", ".join(workflow.steps) or "none"
+        steps = ", ".join(workflow.steps)
         _logger.info("workflow %s on %s, steps: %s; Ctrl-C ends it", workflow.name, workflow.events.url, steps)
+        if store is None:
+            _warn_of_another_store(workflow)
     if reload:
         asyncio.run(_reloading(target, workers, store, workflow))
     elif workers > 1:
         raise typer.Exit(asyncio.run(_supervised(target, workers, store, workflow)))
     else:
         asyncio.run(_serve(workflow))
+
+
+def _check(workflow: Workflow) -> None:
+    """Refuse what no worker could run, here and once, before there are workers."""
+    if not workflow.steps:
+        raise ConfigurationError(f"workflow {workflow.name!r} has no steps; declare one with @app.step(...)")
+    workflow.events.check()
+    refuse_memory(workflow.events.url or "")
+
+
+def _warn_of_another_store(workflow: Workflow) -> None:
+    """Say so when the other commands, run here, would look at another store than the workflow's own."""
+    from ag06.persistence.stores import masked, sqlite_file
+    from ag06.settings import resolve
+
+    setting = resolve("store")
+    theirs, ours = masked(setting.value), workflow.events.url or ""
+    files = [sqlite_file(url) for url in (theirs, ours) if url.lower().startswith("sqlite:///")]
+    same = theirs == ours or (len(files) == 2 and os.path.realpath(files[0] or "") == os.path.realpath(files[1] or ""))
+    if setting.origin != "default" and not same:
+        _logger.warning(
+            "the workflow's own store= is used, not %s (from %s); the other commands look there: give them --store, "
+            "or leave store= out of the code",
+            theirs,
+            setting.origin,
+        )
+
+
+async def _register(workflow: Workflow) -> None:
+    """Make the steps known before there are workers: a step that the store refuses is told once.
+
+    A store that is away is left to the workers, which try again.
+    """
+    try:
+        log = await workflow.events.log()
+        await log.register(workflow.name, [step.spec for step in workflow.steps.values()])
+    except StoreError as error:
+        _logger.warning("the store is away, workers will try again: %s", error)
 
 
 async def _serve(workflow: Workflow) -> None:
@@ -82,6 +122,11 @@ async def _supervised(target: str, workers: int, store: str | None, workflow: Wo
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop)
+    try:
+        await _register(workflow)
+    except BaseException:
+        await workflow.events.close()
+        raise
     return await supervisor.run()
 
 

@@ -93,9 +93,9 @@ async def _write(
     return count
 
 
-async def copy(found: AsyncIterator[Event[Any]], to: str) -> int:
-    """Append events to another store under their ids: copying twice stores them once. Return how many."""
-    count = 0
+async def copy(found: AsyncIterator[Event[Any]], to: str) -> tuple[int, int]:
+    """Append events to another store under their ids. Return how many, and how many of them were there already."""
+    count = new = 0
     batch: list[dict[str, Any]] = []
     async with opened(to, create=True, max_event_bytes=_LARGEST) as target:
         with progress() as display:
@@ -103,12 +103,13 @@ async def copy(found: AsyncIterator[Event[Any]], to: str) -> int:
             async for event in found:
                 batch.append(_as_arguments(event))
                 if len(batch) == _BATCH:
-                    await target.persist_events(batch)
+                    new += await target.merge_events(batch)
                     count += len(batch)
                     batch.clear()
                     display.update(task, completed=count)
-            await target.persist_events(batch)
-    return count + len(batch)
+            new += await target.merge_events(batch)
+    count += len(batch)
+    return new, count - new
 
 
 def _as_arguments(event: Event[Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import inspect
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -87,6 +88,11 @@ class EventStore:
         """The store's URL without its password; `None` before `initialize`."""
         return None if self._settings is None else masked(self._settings.url)
 
+    def check(self) -> None:
+        """Raise `ConfigurationError` if the URL names no store; nothing is opened."""
+        if self._settings is not None:
+            open_log(self._settings.url, self._settings.options)
+
     async def initialize(
         self,
         store: str | None = None,
@@ -98,7 +104,9 @@ class EventStore:
         max_event_bytes: int = MAX_DATA_BYTES,
         timeout: float = 10.0,
     ) -> None:
-        """Open the store; needed once before anything else. Again with the same settings it changes nothing.
+        """Open the store; needed once before anything else.
+
+        Again with the same settings it changes nothing; with others it closes what is open and opens anew.
 
         Args:
             store: its URL; `None`: `$AG06_STORE`, then `ag06.toml`, then `sqlite:///.ag06/events.db`.
@@ -206,6 +214,19 @@ class EventStore:
         any is stored. Where the store refuses a member (`Backpressure`, or `InvalidEvent` for an id that is taken by
         other content), those it did not refuse are stored; the call may be repeated.
         """
+        pairs = await self._append(events, durability)
+        return [self._outcome(*pair, f"events[{index}].") for index, pair in enumerate(pairs)]
+
+    async def merge_events(self, events: Iterable[Event[Any] | Mapping[str, Any]]) -> int:
+        """Store many events that have ids, as `persist_events` does; return how many were not there yet."""
+        pairs = await self._append(events, None)
+        for index, pair in enumerate(pairs):
+            self._outcome(*pair, f"events[{index}].")
+        return sum(outcome is _STORED for _, outcome in pairs)
+
+    async def _append(
+        self, events: Iterable[Event[Any] | Mapping[str, Any]], durability: Durability | None
+    ) -> list[tuple[Record, Appended]]:
         _check_durability(durability)
         admission = self._admission()
         records = [_admit_member(admission, index, member) for index, member in enumerate(events)]
@@ -217,7 +238,7 @@ class EventStore:
         except OutcomeUnknown as error:
             error.event_id = records[0].id
             raise
-        return [self._outcome(*pair, f"events[{i}].") for i, pair in enumerate(zip(records, outcomes, strict=True))]
+        return list(zip(records, outcomes, strict=True))
 
     def _admission(self) -> Admission:
         if self._settings is None:
@@ -311,8 +332,20 @@ def _admit_member(admission: Admission, index: int, member: Event[Any] | Mapping
         return admission.admit(**arguments)
     except InvalidEvent as error:
         raise InvalidEvent(f"events[{index}].{error.field}", error.problem) from None
-    except TypeError as error:
-        raise InvalidEvent(f"events[{index}]", f"does not fit persist_event: {error}") from None
+    except TypeError:
+        if problem := _misfit(arguments):
+            raise InvalidEvent(f"events[{index}]", problem) from None
+        raise
+
+
+def _misfit(arguments: Mapping[str, Any]) -> str | None:
+    """Say which argument of a member `persist_event` does not take, or misses."""
+    accepted = [name for name in inspect.signature(Admission.admit).parameters if name != "self"]
+    for name in arguments:
+        if name not in accepted:
+            return f"unknown argument {name!r}; use {', '.join(accepted)}"
+    missing = next((name for name in ("event_type", "source") if name not in arguments), None)
+    return f"argument {missing!r} is missing" if missing else None
 
 
 def _refuse(record: Record, outcome: Appended, max_backlog: int, where: str) -> NoReturn:

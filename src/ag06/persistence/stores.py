@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from urllib.parse import unquote
 
@@ -40,13 +41,16 @@ def sqlite_file(url: str) -> str | None:
 
 
 def _sqlite_path(url: str, rest: str) -> str:
-    """Return the path after `sqlite://`: `/x.db` is relative to the working directory, `//x.db` is absolute."""
+    """Return the path after `sqlite://`: `/x.db` is relative to the working directory, `//x.db` is absolute.
+
+    `/~/x.db` is in the home directory.
+    """
     if not rest.startswith("/") or rest == "/":
         raise ConfigurationError(f"store {url!r}: write sqlite:///relative.db or sqlite:////absolute.db")
     path = unquote(rest[1:].partition("?")[0])
     if path in (":memory:", "") or "\x00" in path:
         raise ConfigurationError(f"store {url!r}: SQLite needs a file here; for a log in memory use memory://")
-    return path
+    return os.path.expanduser(path) if path.startswith("~/") else path
 
 
 def masked(url: str) -> str:

@@ -41,10 +41,10 @@ def load_workflow(target: str) -> Workflow:
     for part in attribute.split("."):
         found = getattr(found, part, None)
     if not isinstance(found, Workflow):
-        what = "has no such name" if found is None else f"is a {type(found).__name__}, not a Workflow"
-        raise ConfigurationError(
-            f"{target!r}: {attribute} {what}; known: {_names(vars(module)) or 'no workflow at all'}"
-        )
+        known = f"known: {_names(vars(module)) or 'no workflow at all'}"
+        if found is None:
+            raise ConfigurationError(f"{target!r}: module {module_name} has no name {attribute!r}; {known}")
+        raise ConfigurationError(f"{target!r}: {attribute} is a {type(found).__name__}, not a Workflow; {known}")
     return found
 
 
