@@ -255,6 +255,7 @@ async def test_each_store_gives_the_levels_it_can_and_names_those_it_cannot(stor
     assert await data(store) == given
 
 
+@pytest.mark.parametrize("adapter", ["memory", "sqlite"], indirect=True)
 async def test_a_level_that_a_store_cannot_give_is_refused_at_start(store_url: str) -> None:
     with pytest.raises(ConfigurationError, match="durability='replicated'"):
         await EventStore().initialize(store_url, durability="replicated")
