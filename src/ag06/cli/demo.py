@@ -231,7 +231,7 @@ async def _kill(supervisor: Supervisor, deaths: asyncio.Queue[WorkerProcess]) ->
             continue
         count = victim.taken_over - held
         if count:
-            say(f"killed worker process {process.pid} (SIGKILL) with {count} deliveries in its hands")
+            say(f"killed worker process {process.pid} (SIGKILL); deliveries in its hands: {count}")
             return
         say(f"killed worker process {process.pid} (SIGKILL); it held nothing just then, so another one is killed")
 
