@@ -58,6 +58,23 @@ class Event(msgspec.Struct, Generic[T], frozen=True, kw_only=True, omit_defaults
 _decode = msgspec.json.Decoder(Event[Any]).decode
 
 
+class _Named(msgspec.Struct):
+    id: str = ""
+    subject: str | None = None
+
+
+_decode_names = msgspec.json.Decoder(_Named).decode
+
+
+def id_and_subject(body: bytes) -> tuple[str, str | None]:
+    """Return the id and the subject of the event stored as `body`, without decoding the rest; no id if unreadable."""
+    try:
+        named = _decode_names(body)
+    except msgspec.DecodeError:
+        named = _Named()
+    return named.id, named.subject
+
+
 def from_millis(millis: int) -> dt.datetime:
     """Return `millis` since the epoch as an aware UTC datetime, without a float's rounding."""
     return _EPOCH + dt.timedelta(milliseconds=millis)

@@ -179,7 +179,7 @@ async def test_a_drain_that_lasts_too_long_says_so_and_may_be_repeated(store_url
 
     async with app.running():
         await app.publish("order")
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"'shop': 1 events are pending .* after 0\.05 s$"):
             await app.drain(0.05)
         leave.set()
         await app.drain(SECONDS)

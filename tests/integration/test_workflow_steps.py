@@ -226,7 +226,7 @@ async def test_a_wrapper_that_hands_out_a_coroutine_is_a_failure_and_not_a_succe
     assert "returned a coroutine" in letter.message
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit(), asyncio.CancelledError()])
+@pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit()])
 async def test_a_step_that_raises_what_ends_programs_ends_only_its_own_call(error: BaseException) -> None:
     app = Workflow("shop", store="memory://")
 
@@ -241,3 +241,48 @@ async def test_a_step_that_raises_what_ends_programs_ends_only_its_own_call(erro
         await app.drain(SECONDS)
         (letter,) = await letters(app)
     assert letter.error == type(error).__name__
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["the task is asked to end", "only the exception is raised"])
+async def test_a_call_that_is_cancelled_from_within_is_tried_again_and_its_caller_goes_on(asks: bool) -> None:
+    app = Workflow("shop", store="memory://")
+    calls: list[int] = []
+
+    @app.step("t", concurrency=1, retry=Retry(attempts=2, initial=0.0))
+    async def step(event: Event) -> None:
+        calls.append(event.data)
+        if event.data == 0:
+            task = asyncio.current_task()
+            if asks and task is not None:
+                task.cancel()
+                await asyncio.sleep(0)
+            raise asyncio.CancelledError
+
+    async with app.running():
+        for n in range(3):
+            await app.publish("t", data=n)
+        await app.drain(SECONDS)
+        (letter,) = await letters(app)
+    assert sorted(calls) == [0, 0, 1, 2]
+    assert (letter.error, letter.attempts) == ("StepFailed", 2)
+    assert "cancelled" in letter.traceback
+
+
+async def test_every_failed_attempt_and_every_dead_letter_is_told_with_its_event(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = Workflow("shop", store="memory://")
+
+    @app.step("t", retry=Retry(attempts=2, initial=0.0))
+    async def step(event: Event) -> None:
+        raise ValueError("no such account")
+
+    with caplog.at_level("WARNING"):
+        async with app.running():
+            event_id = await app.publish("t", data=1, subject="alice")
+            await app.drain(SECONDS)
+    failed, buried = [record.message for record in caplog.records if event_id in record.message]
+    assert "attempt 1 of 2 failed" in failed
+    assert "ValueError: no such account" in failed
+    assert "subject alice" in buried
+    assert f"ag06 dead-letters show {event_id}" in buried

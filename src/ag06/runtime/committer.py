@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable
 
 from ag06.errors import StoreError
 from ag06.persistence.log import Settlement, Subscription
+from ag06.persistence.outage import Outage
 
-_logger = logging.getLogger("ag06.runtime")
 _LARGEST = 500
 _LONGEST_WAIT = 5.0
 
@@ -25,10 +24,11 @@ class Committer:
     the store accepts once. The queue is bounded by the deliveries a worker holds.
     """
 
-    def __init__(self, subscription: Subscription, settled: Settled) -> None:
-        """Commit to `subscription`; call `settled` for each settlement once its fate is known."""
+    def __init__(self, step: str, subscription: Subscription, settled: Settled) -> None:
+        """Commit for `step` to `subscription`; call `settled` for each settlement once its fate is known."""
         self._subscription = subscription
         self._settled = settled
+        self._outage = Outage(f"commit of step {step}")
         self._queue: list[Settlement] = []
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
@@ -60,8 +60,11 @@ class Committer:
         wait = 0.05
         while True:
             try:
-                return await self._subscription.commit(batch)
+                accepted = await self._subscription.commit(batch)
             except StoreError as error:
-                _logger.warning("commit of %d settlements failed, trying again: %s", len(batch), error)
+                self._outage.failed(error)
+            else:
+                self._outage.over()
+                return accepted
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             wait = min(wait * 2, _LONGEST_WAIT)

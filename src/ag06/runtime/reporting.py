@@ -1,14 +1,14 @@
-"""Tells listeners what became of each delivery; costs next to nothing while nobody listens."""
+"""Tells listeners, and the log, what became of each delivery; costs next to nothing while nobody listens."""
 
 from __future__ import annotations
 
 import logging
 import time
 
-import msgspec
-
-from ag06.persistence.log import Acknowledge, Bury, Delivery, Settlement
+from ag06.event import id_and_subject
+from ag06.persistence.log import Acknowledge, Bury, Postpone, Settlement
 from ag06.runtime.outcome import Listener, Outcome, OutcomeKind
+from ag06.runtime.step import Step
 
 _logger = logging.getLogger("ag06.runtime")
 
@@ -40,7 +40,7 @@ class Reporter:
             outcome = Outcome(
                 kind=kind,
                 step=self._step,
-                event_id=ids[index] if ids else _id_of(delivery),
+                event_id=ids[index] if ids else id_and_subject(delivery.body)[0],
                 attempt=delivery.attempts + 1,
                 taken_over=delivery.suspect or delivery.deaths > 0,
                 recorded_ms=delivery.recorded_ms,
@@ -55,17 +55,6 @@ class Reporter:
                     _logger.exception("a listener failed on %s of step %s", outcome.kind, self._step)
 
 
-class _OnlyId(msgspec.Struct):
-    id: str = ""
-
-
-_decode_id = msgspec.json.Decoder(_OnlyId).decode
-
-
-def _id_of(delivery: Delivery) -> str:
-    return _decode_id(delivery.body).id
-
-
 def _kind(settlement: Settlement, kept: bool) -> OutcomeKind:
     if not kept:
         return "fenced"
@@ -74,3 +63,39 @@ def _kind(settlement: Settlement, kept: bool) -> OutcomeKind:
     if isinstance(settlement, Bury):
         return "dead"
     return "retried" if settlement.attempts > settlement.delivery.attempts else "delayed"
+
+
+def log_postponed(step: Step, verdict: Postpone, event_id: str, error: BaseException) -> None:
+    """Say that a call failed and when the next one follows; what an open circuit refuses was not even tried."""
+    tried = verdict.attempts > verdict.delivery.attempts
+    _logger.log(
+        logging.WARNING if tried else logging.DEBUG,
+        "step %s: attempt %d of %d %s on event %s, next in %.2f s: %s: %s",
+        step.group,
+        verdict.delivery.attempts + 1,
+        step.retry.attempts,
+        "failed" if tried else "was refused",
+        event_id,
+        verdict.delay_ms / 1000,
+        type(error).__name__,
+        error,
+    )
+
+
+def log_dead_letter(step: Step, settlement: Bury) -> None:
+    """Say that a step gave up on an event, and how to look at it."""
+    failure = settlement.failure
+    event_id, subject = id_and_subject(settlement.delivery.body)
+    _logger.log(
+        # A rejection is the step's own decision; anything else is for somebody to look at.
+        logging.WARNING if failure.reason == "rejected" else logging.ERROR,
+        "step %s: event %s (subject %s) is a dead letter, %s at attempt %d: %s: %s; ag06 dead-letters show %s",
+        step.group,
+        event_id,
+        subject,
+        failure.reason,
+        failure.attempts,
+        failure.error_type,
+        failure.message,
+        event_id,
+    )

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ag06.errors import AG06Error, StoreError
+from ag06.errors import AG06Error, StepFailed, StoreError
 from ag06.event import Event, decode_event
 from ag06.persistence.admission import Admission
 from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement, Subscription
@@ -20,7 +20,7 @@ from ag06.runtime.context import Context
 from ag06.runtime.intake import Intake, Prefetch
 from ag06.runtime.invocation import invoke
 from ag06.runtime.outcome import Listener
-from ag06.runtime.reporting import Reporter
+from ag06.runtime.reporting import Reporter, log_dead_letter, log_postponed
 from ag06.runtime.step import Step
 from ag06.runtime.threads import CallThreads
 from ag06.runtime.verdict import BUDGET_WAIT_MS, bury, bury_killer, judge, killed_workers
@@ -59,8 +59,9 @@ class StepRunner:
         self._slots = asyncio.Semaphore(step.concurrency)
         self._room = asyncio.Event()
         self._report = Reporter(step.name, shared.listeners)
-        self._committer = Committer(subscription, self._settled)
+        self._committer = Committer(step.group, subscription, self._settled)
         self._abandoned: list[Delivery] = []
+        self._stopping = False
         self._executor = None if step.is_async else CallThreads(step.concurrency, f"ag06-{step.name}")
         self._feeder: asyncio.Task[None] | None = None
         self._callers: list[asyncio.Task[None]] = []
@@ -77,6 +78,7 @@ class StepRunner:
 
     async def stop(self, deadline: float) -> None:
         """Stop fetching, let calls finish until `deadline` (loop time), give the rest back."""
+        self._stopping = True
         await _cancelled([self._feeder])
         unstarted = self._intake.close() + self._suspects.close()
         await self._quietly(self.subscription.release(unstarted), deadline)
@@ -206,7 +208,10 @@ class StepRunner:
         if failure is None:
             self._settle(Acknowledge((delivery,), outputs), (event.id,), started)
         else:
-            self._settle(judge(delivery, failure, self.step.retry), (event.id,), started, failure)
+            verdict = judge(delivery, failure, self.step.retry)
+            if isinstance(verdict, Postpone):
+                log_postponed(self.step, verdict, event.id, failure)
+            self._settle(verdict, (event.id,), started, failure)
 
     async def _process_batch(self, deliveries: list[Delivery]) -> None:
         """Call the step for many deliveries; after a failure for each alone, so that one cannot spoil the others."""
@@ -295,10 +300,14 @@ class StepRunner:
             await invoke(self.step, argument, context, self._executor)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if self._stopping and task is not None and task.cancelling():
                 context.close()
                 raise
-            return error  # the step cancelled itself: a failure like any other
+            while task is not None and task.cancelling():
+                task.uncancel()
+            failure = StepFailed("the call was cancelled from within")  # a failure like any other
+            failure.__cause__ = error
+            return failure
         except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - whatever a step raises is its failure
             return error
         return None
@@ -327,17 +336,7 @@ class StepRunner:
                 self.step.group,
             )
         elif isinstance(settlement, Bury):
-            failure = settlement.failure
-            _logger.log(
-                # A rejection is the step's own decision; anything else is for somebody to look at.
-                logging.WARNING if failure.reason == "rejected" else logging.ERROR,
-                "step %s: dead letter (%s) after %d attempts: %s: %s",
-                self.step.group,
-                failure.reason,
-                failure.attempts,
-                failure.error_type,
-                failure.message,
-            )
+            log_dead_letter(self.step, settlement)
         self._report.settled(settlement, kept)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from ag06.errors import StoreError
 from ag06.persistence.admission import Admission
 from ag06.persistence.log import EventLog
+from ag06.persistence.outage import Outage
 from ag06.retry import RetryBudget
 from ag06.runtime.leases import LeaseKeeper
 from ag06.runtime.outcome import Listener
@@ -89,9 +90,12 @@ class Worker:
 
     async def _keep_house(self) -> None:
         """Let the store do its housekeeping about once a second; workers that started together drift apart."""
+        outage = Outage("housekeeping")
         while True:
             await asyncio.sleep(_MAINTENANCE_SECONDS * random.uniform(0.75, 1.25))  # noqa: S311 - jitter
             try:
                 await self._log.maintain()
             except StoreError as error:
-                _logger.warning("housekeeping waits for the store: %s", error)
+                outage.failed(error)
+            else:
+                outage.over()

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import logging
 import signal
 import weakref
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeVar
 
 from ag06.breaker import CircuitBreaker
 from ag06.content import MAX_DATA_BYTES, check_name
-from ag06.errors import AG06Error, ConfigurationError, InvalidEvent
+from ag06.errors import AG06Error, ConfigurationError, InvalidEvent, StoreUnavailable
 from ag06.event import Priority
 from ag06.knob import Knob
 from ag06.persistence.event_store import EventStore
 from ag06.persistence.log import Durability, EventLog
+from ag06.persistence.outage import Outage
 from ag06.retry import Retry
 from ag06.runtime.outcome import Listener
 from ag06.runtime.step import Start, Step, caller_frame, check_brackets, declare_step
 from ag06.runtime.worker import Worker
 
 _logger = logging.getLogger("ag06.runtime")
+_LONGEST_PAUSE = 5.0  # between looks for a store that is away at the start, in seconds
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -273,7 +275,7 @@ class Workflow:
 
     # Run
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Workflow]:
         """Run the steps inside the current event loop; leaving shuts down gracefully and closes the store."""
         if self._running:
@@ -298,17 +300,27 @@ class Workflow:
             await self.events.close()
 
     async def drain(self, timeout: float | None = None) -> None:
-        """Wait until no event is pending in any step and none is due later; raise `TimeoutError` after `timeout` s."""
+        """Wait until no event is pending in a step of this workflow and none is due later.
+
+        Raises `TimeoutError` after `timeout` seconds, and says how many events are pending then.
+        """
         log = await self._log()
         groups = [step.group for step in self.steps.values()]
         wait = 0.002
-        async with asyncio.timeout(timeout):
-            while await log.pending(groups):
-                worker = self._worker
-                if worker is not None and worker.failure.done():
-                    worker.failure.result()
-                await asyncio.sleep(wait)
-                wait = min(wait * 1.5, 0.1)
+        pending = 0
+        try:
+            async with asyncio.timeout(timeout):
+                while pending := await log.pending(groups):
+                    worker = self._worker
+                    if worker is not None and worker.failure.done():
+                        worker.failure.result()
+                    await asyncio.sleep(wait)
+                    wait = min(wait * 1.5, 0.1)
+        except TimeoutError:
+            here = "" if self._worker is not None else "; its steps do not run in this process"
+            raise TimeoutError(
+                f"workflow {self.name!r}: {pending} events are pending or due later after {timeout} s{here}"
+            ) from None
 
     async def close(self) -> None:
         """Close the store; needed only by a process that publishes and does not run the steps."""
@@ -331,6 +343,8 @@ class Workflow:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal, number)
         try:
+            if not await self._reach_store(asked):
+                return
             async with self.running():
                 worker = self._worker
                 if worker is None:
@@ -345,6 +359,23 @@ class Workflow:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+
+    async def _reach_store(self, asked: asyncio.Event) -> bool:
+        """Wait for a store that is away at the start; return `False` if a shutdown was `asked` for meanwhile."""
+        outage = Outage(f"workflow {self.name}")
+        pause = 0.1
+        while not asked.is_set():
+            try:
+                await self._log()
+            except StoreUnavailable as error:
+                outage.failed(error)
+            else:
+                outage.over()
+                return True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asked.wait(), pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        return False
 
     def run(self) -> None:
         """Run the steps in this process until SIGTERM or SIGINT."""

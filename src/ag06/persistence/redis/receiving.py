@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Awaitable, Callable, Collection
 from operator import attrgetter
@@ -13,10 +12,10 @@ import msgspec
 
 from ag06.errors import AG06Error, ConfigurationError
 from ag06.persistence.log import Delivery
+from ag06.persistence.outage import Outage
 from ag06.persistence.redis.scripts import script
 from ag06.persistence.redis.wire import Command, GroupLost, Wire
 
-_logger = logging.getLogger("ag06.persistence.redis")
 _CADENCE = 1.0
 """Seconds between looks at what time alone makes ready: leases that end, events that fall due without a wake-up."""
 _SWEEP_MS = 250
@@ -63,6 +62,7 @@ class Receiver:
         self._listen_until = 0.0  # until then (loop time) all there is to learn comes to who listens
         self.client_id: int | None = None
         self.closing = False
+        self._outage = Outage(f"step {group}")
 
     async def receive(self, limit: int, wait: float) -> list[Delivery]:
         """Return up to `limit` deliveries by rank, waiting up to `wait` seconds; never raises for a store away."""
@@ -78,10 +78,12 @@ class Receiver:
                 self._listen_until = 0.0
                 if isinstance(error, GroupLost):
                     self.event_type = None
-                _logger.warning("step %s waits for the store: %s", self._group, error)
+                self._outage.failed(error)
                 await asyncio.sleep(min(backoff * random.uniform(0.5, 1.0), max(0.0, _left(until))))  # noqa: S311
                 backoff = min(backoff * 2, _LONGEST_BACKOFF)
                 deliveries = []
+            else:
+                self._outage.over()
             if deliveries or _left(until) <= 0:
                 return deliveries
         return []

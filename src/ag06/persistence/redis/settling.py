@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from ag06.event import id_and_subject
 from ag06.persistence.log import Acknowledge, Bury, Delivery, Failure, Postpone, Settlement, StoredDeadLetter
 from ag06.persistence.redis.records import row
 
@@ -18,14 +19,6 @@ _ACKNOWLEDGE, _POSTPONE, _BURY = 0, 1, 2
 _pack = msgspec.msgpack.Encoder().encode
 _letters = msgspec.json.Encoder()
 _unpack_letter = msgspec.json.Decoder(tuple[int, int, str, str, tuple[Any, ...]]).decode
-
-
-class _Named(msgspec.Struct):
-    id: str
-    subject: str | None = None
-
-
-_name = msgspec.json.Decoder(_Named).decode
 
 
 class Work(msgspec.Struct):
@@ -110,13 +103,10 @@ def _flag(delivery: Delivery, started: Collection[str]) -> str:
 
 def _letter(settlement: Bury) -> tuple[str, str]:
     delivery = settlement.delivery
-    try:
-        named = _name(delivery.body)
-    except msgspec.DecodeError:  # not even readable: it is kept under its place in the log
-        named = _Named(delivery.token)
+    event_id, subject = id_and_subject(delivery.body)
     failure = msgspec.structs.astuple(settlement.failure)
-    letter = (delivery.recorded_ms, delivery.level, delivery.body.decode(), named.subject or "", failure)
-    return named.id, _letters.encode(letter).decode()
+    letter = (delivery.recorded_ms, delivery.level, delivery.body.decode(), subject or "", failure)
+    return event_id or delivery.token, _letters.encode(letter).decode()
 
 
 def read_letter(group: str, event_id: str, packed: bytes) -> StoredDeadLetter:

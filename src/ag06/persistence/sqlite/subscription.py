@@ -13,6 +13,7 @@ import msgspec
 
 from ag06.errors import StoreError, StoreUnavailable
 from ag06.persistence.log import Delivery, Settlement
+from ag06.persistence.outage import Outage
 from ag06.persistence.sqlite import deliveries as table
 from ag06.persistence.sqlite.appending import promote
 from ag06.persistence.sqlite.claiming import Claim
@@ -60,6 +61,7 @@ class SqliteSubscription:
         self._visibility_ms = int(visibility * 1000)
         self._now_ms = now_ms
         self._type = ""
+        self._outage = Outage(f"step {group}")
 
     # Fetch
 
@@ -78,10 +80,12 @@ class SqliteSubscription:
                 try:
                     claimed = await self._ask(limit)
                 except StoreUnavailable as error:
-                    _logger.warning("step %s waits for the store: %s", self._name, error)
+                    self._outage.failed(error)
                     pause = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
                     backoff = min(backoff * 2, _LONGEST_BACKOFF)
                     claimed = Claimed([], self._type, self._now_ms() + int(pause * 1000))
+                else:
+                    self._outage.over()
                 if not claimed.type and self._type:
                     _logger.warning(
                         "step %s was removed from the store: it receives nothing until registered again", self._name
