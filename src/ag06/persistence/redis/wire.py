@@ -53,9 +53,12 @@ class Wire:
         self._class: type[Any] = self._arguments.pop("connection_class", Connection)
         self._connection: Any = None
         self._turn = asyncio.Lock()
+        self._closed = False
 
     async def open(self) -> None:
         """Connect if there is no connection; raise `StoreUnavailable` or `ConfigurationError`."""
+        if self._closed:
+            raise StoreError(f"{self.address.shown} was closed here; open it again")
         if self._connection is not None:
             if self._connection.is_connected and not _is_stale(self._connection):
                 return
@@ -181,6 +184,7 @@ class Wire:
 
     async def close(self) -> None:
         """Close the connection, after a request that may be under way."""
+        self._closed = True
         async with self._turn:
             await self._drop()
 
