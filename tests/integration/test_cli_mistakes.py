@@ -66,7 +66,7 @@ MISTAKES = {
     "run good:app --workers 0": "--workers",
     "run good:app --log-level loud": "'loud' (from flag)",
 }
-AWAY = ("events list", "steps list", "dead-letters list", "bench", "demo", "validate", "doctor", "run good:app")
+AWAY = ("events list", "steps list", "dead-letters list", "bench", "demo", "validate", "doctor")
 
 
 @pytest.fixture(scope="module")
