@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ag06.cli.opening import check_shared
-from ag06.cli.output import print_json, print_table, progress, say
+from ag06.cli.output import print_json, print_table, progress, quiet_log, say
 from ag06.errors import OutcomeUnknown, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def command(
 
     Example: ag06 demo --store redis://localhost:6379/0
     """
-    logging.getLogger("ag06").setLevel(logging.ERROR)  # what is worth telling is told below
-    with tempfile.TemporaryDirectory(prefix="ag06-demo-") as directory:
+    with quiet_log(logging.ERROR), tempfile.TemporaryDirectory(prefix="ag06-demo-") as directory:
         url = store or f"sqlite:///{directory}/events.db"
         check_shared(url)
         account, recent = asyncio.run(_demo(url, rounds, rate))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import msgspec
@@ -25,6 +27,19 @@ _LEGIBLE = 16
 """A column of running text may be folded down to this width; below it a table is worse than a list."""
 _UNBOUNDED = 1_000_000
 _encode = msgspec.json.Encoder().encode
+
+
+@contextmanager
+def quiet_log(level: int) -> Iterator[None]:
+    """Keep what the package logs below `level` to itself: the command tells what is worth telling."""
+    logger = logging.getLogger("ag06")
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
 
 StoreOption = Annotated[str | None, typer.Option("--store", help="Store URL; else AG06_STORE, ag06.toml, the default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

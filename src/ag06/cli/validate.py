@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from ag06.cli.opening import check_shared
-from ag06.cli.output import JsonOption, print_json, print_table, progress
+from ag06.cli.output import JsonOption, print_json, print_table, progress, quiet_log
 
 if TYPE_CHECKING:
     from ag06.cli.proofs import Bench, Proof
@@ -39,8 +39,8 @@ def command(
 
     Example: ag06 validate --store redis://localhost:6379/0
     """
-    logging.getLogger("ag06").setLevel(logging.CRITICAL)  # failures are made on purpose here
-    with tempfile.TemporaryDirectory(prefix="ag06-validate-") as directory:
+    # Failures are made on purpose here.
+    with quiet_log(logging.CRITICAL), tempfile.TemporaryDirectory(prefix="ag06-validate-") as directory:
         url = store or f"sqlite:///{directory}/events.db"
         check_shared(url)
         rows = asyncio.run(_validate(url))
