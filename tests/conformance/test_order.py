@@ -7,7 +7,9 @@ import random
 from collections import defaultdict
 
 import msgspec
+import pytest
 
+from ag06.event import decode_event
 from ag06.persistence.log import Bury, Delivery, EventLog, Postpone, Subscription, dispatch_key
 from conftest import OpenLog
 from records import GROUP, collect, done, failure, nothing, number, numbers, record, registered
@@ -154,3 +156,105 @@ async def test_a_long_line_of_one_subject_is_worked_off(log: EventLog) -> None:
             seen.append(number(delivery))
             assert await subscription.commit([done(delivery)]) == [True]
     assert seen == list(range(150))
+
+
+async def _buried(log: EventLog, subscription: Subscription, *contents: str) -> list[tuple[str, str]]:
+    """Append events of the subject `s`, bury each; return what to retry them by."""
+    found = []
+    for content in contents:
+        await log.append([record(content, subject="s")])
+        (delivery,) = await collect(subscription, 1)
+        assert number(delivery) == content
+        assert await subscription.commit([Bury(delivery, failure())]) == [True]
+        found.append((GROUP, decode_event(delivery.body, delivery.recorded_ms).id))
+    return found
+
+
+async def _one_at_a_time(subscription: Subscription, count: int) -> list[object]:
+    """Settle so many deliveries, each of them the only one to be had; return them in order."""
+    seen: list[object] = []
+    for _ in range(count):
+        (delivery,) = await collect(subscription, 1)
+        assert await nothing(subscription)
+        seen.append(number(delivery))
+        assert await subscription.commit([done(delivery)]) == [True]
+    assert await nothing(subscription)
+    return seen
+
+
+async def test_a_retried_dead_letter_runs_beside_no_event_of_its_subject(log: EventLog) -> None:
+    subscription = await registered(log)
+    letters = await _buried(log, subscription, "E1")
+    await log.append([record("E2", subject="s")])
+    (second,) = await collect(subscription, 1)
+    assert await log.retry_dead_letters(letters) == 1
+    assert await nothing(subscription)
+    await log.append([record("E3", subject="s"), record("E4", subject="s", priority="critical")])
+    assert await nothing(subscription)
+    assert await subscription.commit([done(second)]) == [True]
+    assert await _one_at_a_time(subscription, 3) == ["E1", "E3", "E4"]
+    assert await log.pending([GROUP]) == 0
+
+
+async def test_a_retried_dead_letter_goes_behind_what_is_unread_of_its_subject(log: EventLog) -> None:
+    subscription = await registered(log)
+    letters = await _buried(log, subscription, "E1")
+    await log.append([record("E2", subject="s"), record("E3", subject="s", priority="low")])
+    assert await log.retry_dead_letters(letters) == 1
+    await log.append([record("E4", subject="s", priority="critical")])
+    assert await _one_at_a_time(subscription, 4) == ["E2", "E3", "E1", "E4"]
+
+
+async def test_a_dead_letter_retried_alone_goes_before_what_comes_later(log: EventLog) -> None:
+    subscription = await registered(log)
+    letters = await _buried(log, subscription, "E1")
+    assert await log.retry_dead_letters(letters) == 1
+    await log.append([record("E2", subject="s", priority="critical")])
+    assert await _one_at_a_time(subscription, 2) == ["E1", "E2"]
+
+
+async def test_a_dead_letter_that_fails_again_is_retried_in_order_again(log: EventLog) -> None:
+    subscription = await registered(log)
+    letters = await _buried(log, subscription, "E1")
+    await log.append([record("E2", subject="s")])
+    for _ in range(2):
+        assert await log.retry_dead_letters(letters) == 1
+        if await log.pending([GROUP]) == 2:
+            await subscription.commit([done(*await collect(subscription, 1))])
+        (first,) = await collect(subscription, 1)
+        assert number(first) == "E1"
+        await subscription.commit([Postpone(first, 0, 1, 5)])
+        (first,) = await collect(subscription, 1)
+        assert (number(first), first.attempts) == ("E1", 1)
+        assert await subscription.commit([Bury(first, failure())]) == [True]
+    await log.append([record("E3", subject="s")])
+    assert await log.retry_dead_letters(letters) == 1
+    assert await _one_at_a_time(subscription, 2) == ["E3", "E1"]
+
+
+async def test_dead_letters_of_a_subject_are_retried_one_at_a_time(log: EventLog) -> None:
+    subscription = await registered(log)
+    letters = await _buried(log, subscription, "E1", "E2", "E3")
+    await log.append([record("E4", subject="s")])
+    (fourth,) = await collect(subscription, 1)
+    assert await log.retry_dead_letters(letters[1:]) == 2
+    assert await log.retry_dead_letters(letters[:1]) == 1
+    await log.append([record("E5", subject="s")])
+    assert await nothing(subscription)
+    assert await subscription.commit([done(fourth)]) == [True]
+    assert await _one_at_a_time(subscription, 4) == ["E2", "E3", "E1", "E5"]
+
+
+@pytest.mark.parametrize("adapter", ["memory", "sqlite"])
+async def test_dead_letters_retried_at_different_times_keep_their_places(log: EventLog) -> None:
+    subscription = await registered(log)
+    letters = await _buried(log, subscription, "E1", "E2")
+    await log.append([record("E3", subject="s")])
+    (third,) = await collect(subscription, 1)
+    assert await log.retry_dead_letters(letters[:1]) == 1
+    await log.append([record("E4", subject="s")])
+    assert await log.retry_dead_letters(letters[1:]) == 1
+    await log.append([record("E5", subject="s")])
+    assert await nothing(subscription)
+    assert await subscription.commit([done(third)]) == [True]
+    assert await _one_at_a_time(subscription, 4) == ["E1", "E4", "E2", "E5"]

@@ -182,6 +182,30 @@ async def test_a_dead_letter_outlives_the_retention_of_its_event(opened: Open) -
     assert await log.pending([GROUP]) == 0
 
 
+async def test_a_subject_that_the_retention_forgot_waits_for_its_retried_dead_letter(opened: Open) -> None:
+    now = 1_700_000_000.0
+    log = await opened(retention=1.0, clock=lambda: now)
+    subscription = await registered(log)
+    await log.append([record(1, subject="s"), record(2, subject="s", priority=3)])
+    (buried,) = await collect(subscription, 1)
+    await subscription.commit([Bury(buried, failure())])
+    await subscription.commit([done(*await collect(subscription, 1))])
+    now += 5
+    await log.append([record("last")])
+    await subscription.commit([done(*await collect(subscription, 1))])
+    for _ in range(2):
+        await log.maintain()
+    assert [event.data["number"] for event in await events(log)] == ["last"]
+    assert await log.retry_dead_letters([(GROUP, _id(buried))]) == 1
+    await log.maintain()
+    await log.append([record(3, subject="s", priority=3)])
+    (again,) = await collect(subscription, 1)
+    assert number(again) == 1
+    assert await subscription.fetch(1, 0.05) == []
+    assert await subscription.commit([done(again)]) == [True]
+    assert numbers(await collect(subscription, 1)) == [3]
+
+
 async def test_the_retention_keeps_up_with_any_rate(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_700_000_000.0
     log = await opened(retention=1.0, clock=lambda: now)

@@ -306,7 +306,10 @@ class EventLog(Protocol):
         ...
 
     async def retry_dead_letters(self, letters: Sequence[tuple[str, str]]) -> int:
-        """Deliver `(group, event id)` again to that group alone, attempts at zero; return how many were found."""
+        """Deliver `(group, event id)` again to that group alone, attempts at zero; return how many were found.
+
+        It goes to the end of its subject: behind what is in the log now and not settled, before what comes later.
+        """
         ...
 
     async def discard_dead_letters(self, letters: Sequence[tuple[str, str]]) -> int:

@@ -37,6 +37,7 @@ class Entry:
     id: str
     type: str
     level: int
+    subject: str | None
     prev: int | None
     open: int = 0
 
@@ -48,7 +49,11 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """One event that a group has seen and not settled; `worker` is `None` unless it is leased."""
+    """One event that a group has seen and not settled.
+
+    `worker` is `None` unless it is leased; `behind` unless it was a dead letter of a subject: then it went behind the
+    event that was the subject's last at that time.
+    """
 
     entry: Entry
     worker: str | None = None
@@ -59,6 +64,7 @@ class Pending:
     deaths: int = 0
     suspect: bool = False
     started: bool = False
+    behind: int | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +79,7 @@ class Group:
     ready: list[tuple[int, int]] = field(default_factory=list)
     delayed: list[tuple[float, int]] = field(default_factory=list)
     blocked: dict[int, int] = field(default_factory=dict)
+    retried: dict[int, int] = field(default_factory=dict)
     first_expiry_ms: float = float("inf")
 
     def add_unread(self, entry: Entry) -> None:
@@ -88,9 +95,11 @@ class Group:
 
     def settle(self, position: int) -> None:
         """Forget a pending event; its subject's next event may run."""
-        entry = self.pending.pop(position).entry
+        pending = self.pending.pop(position)
+        if pending.behind is not None and self.retried.get(pending.behind) == position:
+            del self.retried[pending.behind]
         self.open.discard(position)
-        entry.open -= 1
+        pending.entry.open -= 1
         successor = self.blocked.pop(position, None)
         if successor is not None:
             self.make_ready(self.pending[successor])
@@ -135,10 +144,34 @@ class Group:
                 return self.pending[heapq.heappop(self.ready)[1]]
             pending = Pending(line.popleft())
             self.pending[pending.entry.stored.position] = pending
-            prev = pending.entry.prev
-            if prev is None or prev not in self.open:
+            before = self.open_before(pending.entry.prev)
+            if before is None:
                 return pending
-            self.blocked[prev] = pending.entry.stored.position
+            self.blocked[before] = pending.entry.stored.position
+
+    def open_before(self, prev: int | None) -> int | None:
+        """Return what the next event of a subject behind `prev` must wait for: the last dead letter retried there."""
+        if prev is None:
+            return None
+        if prev in self.retried:
+            return self.retried[prev]
+        pending = self.pending.get(prev)
+        moved = pending is not None and pending.behind is not None
+        return prev if prev in self.open and not moved else None
+
+    def retry(self, entry: Entry, tail: int | None) -> None:
+        """Deliver a dead letter again at the end of its subject, whose last event is `tail`."""
+        before = self.open_before(tail)
+        position = entry.stored.position
+        self.open.add(position)
+        entry.open += 1
+        pending = self.pending[position] = Pending(entry, behind=tail)
+        if tail is not None:
+            self.retried[tail] = position
+        if before is None:
+            self.make_ready(pending)
+        else:
+            self.blocked[before] = position
 
     def lease(self, pending: Pending, worker: str, until_ms: float) -> Delivery:
         """Hand a pending event to a worker until `until_ms`."""
@@ -151,7 +184,7 @@ class Group:
             recorded_ms=entry.stored.recorded_ms,
             level=entry.level,
             body=entry.stored.body,
-            ordered=entry.prev is not None,
+            ordered=entry.subject is not None,
             attempts=pending.attempts,
             first_failed_ms=pending.first_failed_ms,
             deaths=pending.deaths,
@@ -225,7 +258,7 @@ class State:
             prev = self.last.get((record.type, record.subject))
             self.last[record.type, record.subject] = self.position
         stored = Stored(self.position, self.position >> 20, record.body)
-        entry = Entry(stored, record.id, record.type, record.level, prev)
+        entry = Entry(stored, record.id, record.type, record.level, record.subject, prev)
         self.entries.append(entry)
         for group in self.listening(record.type):
             group.add_unread(entry)
@@ -300,11 +333,9 @@ class State:
         if group is None or (name, event_id) not in self.dead:
             return False
         _, entry = self.dead.pop((name, event_id))
-        entry.open += 1
-        position = entry.stored.position
-        group.open.add(position)
-        pending = group.pending[position] = Pending(entry)
-        group.make_ready(pending)
+        if entry.stored.position not in group.open:  # else the step was removed and came back: it has the event still
+            tail = None if entry.subject is None else self.last[entry.type, entry.subject]
+            group.retry(entry, tail)
         return True
 
     # Look

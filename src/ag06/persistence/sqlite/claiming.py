@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ag06.persistence.log import AGEING_MS, Delivery
-from ag06.persistence.sqlite.deliveries import BLOCKED, LEASED, LEVELS, GroupRow
+from ag06.persistence.sqlite.deliveries import BLOCKED, LEASED, LEVELS, GroupRow, open_before
 
 _FARTHEST = 4000  # events that one transaction may find blocked before others get their turn
 _PAGE = 1000
@@ -31,6 +31,7 @@ class Claim:
 
     def __init__(self, connection: sqlite3.Connection, group: GroupRow, worker: int, limit: int) -> None:
         """Claim up to `limit` for the worker with this number."""
+        self._connection = connection
         self._execute = connection.execute
         self._many = connection.executemany
         self._group = group
@@ -106,8 +107,9 @@ class Claim:
     def _read(self, rank: int, seq: int, delivery: Delivery, prev: int, prev_level: int) -> None:
         """Lease what was unread, or note that it waits for the event before it of its subject."""
         self._group.read[delivery.level] = seq
-        if prev >= 0 and self._is_open(prev, prev_level):
-            self._rows.append((self._group.id, seq, BLOCKED, rank, prev, None))
+        before = self._open_before(prev, prev_level)
+        if before is not None:
+            self._rows.append((self._group.id, seq, BLOCKED, rank, before, None))
             self._blocked += 1
         else:
             self._rows.append((self._group.id, seq, LEASED, rank, None, self._worker))
@@ -115,16 +117,11 @@ class Claim:
         if delivery.ordered:
             self._new.add(seq)
 
-    def _is_open(self, seq: int, level: int) -> bool:
-        """Whether the group has not settled the event at `seq`."""
-        if seq in self._new:
-            return True
-        if seq > self._group.read[level]:
-            # Unread, unless the retention took it before this group came.
-            found = self._execute("SELECT 1 FROM events WHERE seq = ?", (seq,))
-        else:
-            found = self._execute("SELECT 1 FROM deliveries WHERE grp = ? AND seq = ?", (self._group.id, seq))
-        return found.fetchone() is not None
+    def _open_before(self, prev: int, level: int) -> int | None:
+        if prev < 0:
+            return None
+        before = open_before(self._connection, self._group, prev, level)
+        return prev if before is None and prev in self._new else before
 
 
 def _by_rank(candidate: _Candidate) -> tuple[int, int]:

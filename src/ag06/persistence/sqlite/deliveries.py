@@ -74,6 +74,23 @@ def has_work(connection: sqlite3.Connection, group: GroupRow, now_ms: int) -> bo
     )
 
 
+def open_before(connection: sqlite3.Connection, group: GroupRow, prev: int, level: int) -> int | None:
+    """Return what the next event of a subject behind `prev`, of this level, must wait for, if the group has it open.
+
+    That is the last dead letter that was retried there, else `prev` itself, unless it is one that moved elsewhere.
+    """
+    execute = connection.execute
+    retried = execute("SELECT seq FROM deliveries WHERE grp = ? AND behind = ? AND behind > 0", (group.id, prev))
+    if row := retried.fetchone():
+        return int(row[0])
+    if prev > group.read[level]:
+        # Unread, unless the retention took it before this group came.
+        found = execute("SELECT 1 FROM events WHERE seq = ?", (prev,))
+    else:
+        found = execute("SELECT 1 FROM deliveries WHERE grp = ? AND seq = ? AND behind IS NULL", (group.id, prev))
+    return None if found.fetchone() is None else prev
+
+
 def next_due_ms(connection: sqlite3.Connection, group_id: int) -> int | None:
     """Return when something falls due for the group by time alone, in milliseconds since the epoch."""
     (due,) = connection.execute(_NEXT_DUE, (group_id,)).fetchone()

@@ -6,9 +6,10 @@ import sqlite3
 from collections.abc import Sequence
 
 from ag06.errors import ConfigurationError
+from ag06.event import id_and_subject
 from ag06.persistence.log import StepSpec, dispatch_key
 from ag06.persistence.sqlite.appending import find_type
-from ag06.persistence.sqlite.deliveries import LEVELS, READY, load_group
+from ag06.persistence.sqlite.deliveries import BLOCKED, LEVELS, READY, GroupRow, load_group, open_before
 
 _SLICE = 2000
 
@@ -82,13 +83,39 @@ def _retry(connection: sqlite3.Connection, name: str, event_id: str) -> bool:
         "INSERT OR IGNORE INTO events VALUES (?, ?, ?, NULL, NULL, 1, NULL, ?)", (seq, stream, event_id, body)
     ).rowcount
     execute("UPDATE counters SET value = value - ? WHERE name = 'trimmed'", (restored,))
-    rank = dispatch_key(seq >> 20, stream & 3)
-    added = execute(
-        "INSERT OR IGNORE INTO deliveries (grp, seq, state, rank, due) VALUES (?, ?, ?, ?, ?)",
-        (group.id, seq, READY, rank, rank),
-    ).rowcount
-    execute("UPDATE groups SET settled = settled - ? WHERE id = ?", (added, group.id))
+    if execute("SELECT 1 FROM deliveries WHERE grp = ? AND seq = ?", (group.id, seq)).fetchone() is None:
+        _queue(connection, group, seq, stream & 3, id_and_subject(body)[1])
     return True
+
+
+def _queue(connection: sqlite3.Connection, group: GroupRow, seq: int, level: int, subject: str | None) -> None:
+    """Deliver the event at `seq` at the end of its subject: behind what is open now, before what comes later."""
+    execute = connection.execute
+    before = tail = None
+    if subject is not None:
+        tail, tail_level = _tail(connection, group.type, subject, seq, level)
+        before = open_before(connection, group, tail, tail_level)
+        execute("UPDATE deliveries SET behind = 0 WHERE grp = ? AND behind = ? AND behind > 0", (group.id, tail))
+    rank = dispatch_key(seq >> 20, level)
+    state, due = (READY, rank) if before is None else (BLOCKED, before)
+    execute(
+        "INSERT INTO deliveries (grp, seq, state, rank, due, behind) VALUES (?, ?, ?, ?, ?, ?)",
+        (group.id, seq, state, rank, due, tail),
+    )
+    execute("UPDATE groups SET settled = settled - 1 WHERE id = ?", (group.id,))
+
+
+def _tail(connection: sqlite3.Connection, type_id: int, subject: str, seq: int, level: int) -> tuple[int, int]:
+    """Return the last event of a subject in the log and its level; that at `seq` if the retention took all others."""
+    row: tuple[int, int] | None = connection.execute(
+        "SELECT seq, level FROM subjects s WHERE type = ? AND subject = ? "
+        "AND EXISTS (SELECT 1 FROM events e WHERE e.seq = s.seq)",
+        (type_id, subject),
+    ).fetchone()
+    if row is not None:
+        return row
+    connection.execute("INSERT OR REPLACE INTO subjects VALUES (?, ?, ?, ?)", (type_id, subject, seq, level))
+    return seq, level
 
 
 def discard(connection: sqlite3.Connection, letters: Sequence[tuple[str, str]]) -> int:

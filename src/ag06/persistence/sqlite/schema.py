@@ -54,7 +54,14 @@ CREATE TABLE trimmed_ids (id TEXT PRIMARY KEY, content BLOB NOT NULL) STRICT, WI
 INSERT INTO counters SELECT 'trimmed', (SELECT coalesce(sum(appended), 0) FROM types) - (SELECT count(*) FROM events);
 """
 
-_STEPS = (_FIRST, _SECOND)
+# behind: a dead letter that is delivered again went behind this event, the last of its subject then; 0 if another one
+# went behind it since.
+_THIRD = """
+ALTER TABLE deliveries ADD COLUMN behind INTEGER;
+CREATE INDEX deliveries_retried ON deliveries (grp, behind) WHERE behind > 0;
+"""
+
+_STEPS = (_FIRST, _SECOND, _THIRD)
 VERSION = len(_STEPS)
 """Kept in `user_version`: how many steps a file has taken. An older file takes the others, a newer one is refused."""
 
