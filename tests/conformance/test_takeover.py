@@ -131,6 +131,23 @@ async def test_a_retry_after_a_takeover_is_trusted_again(log: EventLog) -> None:
     assert (again.deaths, again.suspect, again.attempts) == (1, False, 1)
 
 
+@pytest.mark.parametrize("adapter", ["memory", "sqlite"])
+async def test_a_suspect_that_was_not_even_tried_stays_one(log: EventLog) -> None:
+    dead = await registered(log, worker="dead")
+    await log.append([record(1)])
+    await collect(dead, 1)
+    await log.release_worker("dead")
+    heir = log.subscribe(GROUP, "heir", 30)
+    for delay_ms in (0, 20, 0):
+        (delivery,) = await collect(heir, 1)
+        assert (delivery.deaths, delivery.suspect) == (0, True)
+        await heir.mark_started([delivery])
+        assert await heir.commit([Postpone(delivery, delay_ms, delivery.attempts, delivery.first_failed_ms)]) == [True]
+    await log.release_worker("heir")
+    (delivery,) = await collect(log.subscribe(GROUP, "last", 30), 1)
+    assert (delivery.deaths, delivery.suspect) == (0, True)
+
+
 @pytest.mark.parametrize("same_subject", [False, True])
 async def test_a_takeover_waits_for_nobody(open_store: OpenLog, same_subject: bool) -> None:
     """A delivery that a dead worker holds blocks its subject and nothing else."""

@@ -180,7 +180,11 @@ class Acknowledge(msgspec.Struct, frozen=True, gc=False):
 
 
 class Postpone(msgspec.Struct, frozen=True):
-    """Deliver again after `delay_ms`, with so many failed `attempts` to its account."""
+    """Deliver again after `delay_ms`, with so many failed `attempts` to its account.
+
+    One more attempt than before shows that this worker ran the event and lives: it is no suspect any more. What was
+    not even tried stays one.
+    """
 
     delivery: Delivery
     delay_ms: int

@@ -321,8 +321,9 @@ class State:
             self.dead[group.name, entry.id] = (letter, entry)
             group.settle(position)
             return True
+        pending.suspect = pending.suspect and settlement.attempts <= pending.attempts
         pending.attempts, pending.first_failed_ms = settlement.attempts, settlement.first_failed_ms
-        pending.suspect = pending.started = False
+        pending.started = False
         pending.worker = None
         heapq.heappush(group.delayed, (now_ms + settlement.delay_ms, position))
         return True

@@ -18,8 +18,8 @@ _UNBLOCK = """
 UPDATE deliveries SET state = 1, due = rank WHERE grp = ? AND state = 3 AND state > 0 AND due = ?
 """
 _POSTPONE = """
-UPDATE deliveries SET state = 2, due = ?, worker = NULL, attempts = ?, first_failed = ?, suspect = 0, started = 0
-WHERE grp = ? AND seq = ?
+UPDATE deliveries SET state = 2, due = ?1, worker = NULL, suspect = suspect AND attempts >= ?2, attempts = ?2,
+first_failed = ?3, started = 0 WHERE grp = ?4 AND seq = ?5
 """
 
 
