@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from ag06 import StoreUnavailable
+from ag06.persistence.log import LogOptions
+from ag06.persistence.redis import RedisLog
 from chain import Chain
 from faults import replicate, running_server, says
 from proxy import Proxy
-from records import eventually
+from records import collect, eventually, record, registered
 from servers import ValkeyServer
 
 COUNT = 30
@@ -92,6 +95,40 @@ async def test_a_primary_that_is_demoted_and_promoted_again_loses_nothing(
         replicate(server, "NO", "ONE")
         await publishing
         await chain.account(range(2 * COUNT))
+
+
+async def test_workers_follow_a_name_to_the_new_primary_although_the_old_one_keeps_their_connections(
+    server: ValkeyServer, replica: ValkeyServer
+) -> None:
+    async with Proxy(server.port) as name:
+        chain = Chain(name.url)
+        async with chain.app.running():
+            await chain.publish_all(range(COUNT))
+            await chain.entered.wait()
+            await says(server, "WAIT", "1", "1000", reply=b":1")
+            replicate(replica, "NO", "ONE")
+            replicate(server, "127.0.0.1", str(replica.port))
+            name.target = replica.port
+            chain.gate.set()
+            await chain.publish_all(range(COUNT, 2 * COUNT))
+            await chain.account(range(2 * COUNT))
+
+
+async def test_leases_are_renewed_at_the_new_primary(server: ValkeyServer, replica: ValkeyServer) -> None:
+    async with Proxy(server.port) as name:
+        log = RedisLog(name.url, LogOptions())
+        subscription = await registered(log)
+        await log.append([record(1)])
+        await collect(subscription, 1)
+        await asyncio.to_thread(subscription.renew)
+        await says(server, "WAIT", "1", "1000", reply=b":1")
+        replicate(replica, "NO", "ONE")
+        replicate(server, "127.0.0.1", str(replica.port))
+        name.target = replica.port
+        with pytest.raises(StoreUnavailable, match="is a read-only replica"):
+            await asyncio.to_thread(subscription.renew)
+        await asyncio.to_thread(subscription.renew)
+        await log.close()
 
 
 async def test_a_replica_that_takes_over_has_every_event_that_was_confirmed_as_replicated(

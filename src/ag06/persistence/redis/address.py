@@ -35,6 +35,13 @@ class Address(msgspec.Struct, frozen=True):
     shown: str
     prefix: str
 
+    def at(self, host: str, port: int) -> Address:
+        """Return the same log on another node of its cluster; messages go on naming the one that the user wrote."""
+        parts = urlsplit(self.url)
+        user, at, _ = parts.netloc.rpartition("@")
+        node = f"{user}{at}{f'[{host}]' if ':' in host else host}:{port}"
+        return Address(parts._replace(netloc=node).geturl(), self.shown, self.prefix)
+
 
 def read_address(url: str) -> Address:
     """Return the address that `redis://[USER:PASSWORD@]HOST[:PORT][/DB][?log=NAME]` names; `rediss` means TLS."""

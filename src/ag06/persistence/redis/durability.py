@@ -18,6 +18,7 @@ async def waiting_command(wire: Wire, level: Durability) -> Command | None:
         return None
     millis = max(1, int(wire.timeout * 900))
     shown = wire.address.shown
+    await wire.run_command("EXISTS", wire.address.prefix)  # in a cluster: to the node that has the log
     if level == "fsync":
         (reply,) = await wire.request([("WAITAOF", 1, 0, 1)])
         if isinstance(reply, Exception):

@@ -15,7 +15,9 @@ try:
     import redis
     from redis.asyncio.connection import Connection, parse_url
 except ImportError:  # pragma: no cover - the tests install it
-    raise ConfigurationError("a Redis or Valkey store needs its client: pip install 'ag06[redis]'") from None
+    raise ConfigurationError(
+        "a Redis or Valkey store needs its client: pip install 'ag06[redis]' (in a checkout: pip install '.[redis]')"
+    ) from None
 
 Command = tuple[Any, ...]
 
@@ -32,9 +34,19 @@ _REFUSALS = {
     "MOVED": "moved the log to another node of its cluster",
     "ASK": "is moving the log to another node of its cluster",
     "UNBLOCKED": "changed its role",
+    "NOSCRIPT": "lost its scripts again",
 }
 _FORBIDDEN = ("NOAUTH", "WRONGPASS", "NOPERM", "invalid username-password", "without any password configured")
 _CODE = re.compile(r"\b([A-Z]{3,})\b")
+_WRONG_SERVER = (
+    redis.exceptions.MovedError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.MasterDownError,
+    redis.ConnectionError,  # the client counts BusyLoadingError and AuthenticationError among these
+)
+_WRONG_ROLE = re.compile(r"\b(READONLY|UNBLOCKED)\b")
+"""Codes that stand within a message: of a script on Redis 6.2, and of what ends a wait."""
+_KEYLESS = (b"WAIT", b"WAITAOF", "WAIT", "WAITAOF")
 
 
 class GroupLost(StoreUnavailable):
@@ -49,8 +61,7 @@ class Wire:
         self.address = address
         self.timeout = timeout
         self.connections = 0
-        self._arguments: dict[str, Any] = dict(parse_url(address.url))
-        self._class: type[Any] = self._arguments.pop("connection_class", Connection)
+        self._node = address
         self._connection: Any = None
         self._turn = asyncio.Lock()
         self._closed = False
@@ -63,9 +74,11 @@ class Wire:
             if self._connection.is_connected and not _is_stale(self._connection):
                 return
             await self._drop()
-        connection = self._class(
+        arguments: dict[str, Any] = dict(parse_url(self._node.url))
+        kind: type[Any] = arguments.pop("connection_class", Connection)
+        connection = kind(
             **{
-                **self._arguments,
+                **arguments,
                 "socket_timeout": None,
                 "socket_connect_timeout": self.timeout,
                 "protocol": 2,
@@ -77,6 +90,7 @@ class Wire:
                 await connection.connect()
         except (redis.RedisError, OSError, TimeoutError) as error:
             await connection.disconnect(nowait=True)
+            self._node = self.address
             raise self.explain(error) from None
         self._connection = connection
         self.connections += 1
@@ -89,7 +103,10 @@ class Wire:
         async with self._turn:
             await self.open()
             replies = await self._exchange(commands, patience or self.timeout)
-            if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
+            if self._connection is None and _all_moved(commands, replies):
+                await self.open()
+                replies = await self._exchange(commands, patience or self.timeout)
+            if self._connection is not None and any(map(_is_missing, replies)):
                 replies = await self._with_scripts(commands, replies, patience or self.timeout)
             return replies
 
@@ -148,8 +165,8 @@ class Wire:
             raise OutcomeUnknown(
                 f"the connection to {self.address.shown} was lost before its reply ({error}); the outcome is unknown"
             ) from None
-        except asyncio.CancelledError:
-            await self._drop()
+        except BaseException:
+            await self._drop()  # replies left in it would be taken for those of the next request
             raise
         if any(isinstance(reply, Exception) for reply in replies):
             await self._mind(replies)
@@ -161,21 +178,17 @@ class Wire:
         sources = [(b"SCRIPT", b"LOAD", known.source) for known in map(script, NAMES) if known.sha in missing]
         left = [i for i, reply in enumerate(replies) if _is_missing(reply) or commands[i][0] != b"EVALSHA"]
         again = await self._exchange([*sources, *(commands[i] for i in left)], patience)
+        refusal = next((reply for reply in again[: len(sources)] if isinstance(reply, Exception)), None)
         for i, reply in zip(left, again[len(sources) :], strict=True):
-            replies[i] = reply
+            replies[i] = refusal if refusal is not None and _is_missing(reply) else reply
         return replies
 
     async def _mind(self, replies: list[Any]) -> None:
         """Connect anew after replies that say that this server is the wrong one or will not stay."""
-        for reply in replies:
-            text = str(reply) if isinstance(reply, Exception) else ""
-            if isinstance(reply, redis.exceptions.MovedError):
-                self._arguments["host"], self._arguments["port"] = reply.host or self._arguments["host"], reply.port
-            if re.search(r"\b(MOVED|READONLY|LOADING|UNBLOCKED|NOAUTH)\b", text) or isinstance(
-                reply, redis.ConnectionError
-            ):
-                await self._drop()
-                return
+        wrong = next((reply for reply in replies if _is_wrong_server(reply)), None)
+        if wrong is not None:
+            self._node = _next_node(wrong, self._node, self.address)
+            await self._drop()
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -213,6 +226,27 @@ def _is_missing(reply: Any) -> bool:
     return isinstance(reply, redis.exceptions.NoScriptError)
 
 
+def _is_wrong_server(reply: Any) -> bool:
+    """Whether a reply says to ask another server: the client strips the code from most messages, not from all."""
+    return isinstance(reply, _WRONG_SERVER) or (
+        isinstance(reply, redis.ResponseError) and _WRONG_ROLE.search(str(reply)) is not None
+    )
+
+
+def _all_moved(commands: Sequence[Command], replies: Sequence[Any]) -> bool:
+    """Whether nothing was done, because another node has the log. What has no key is done anywhere."""
+    keyed = [reply for command, reply in zip(commands, replies, strict=True) if command[0] not in _KEYLESS]
+    return bool(keyed) and all(isinstance(reply, redis.exceptions.MovedError) for reply in keyed)
+
+
+def _next_node(error: Exception, node: Address, home: Address) -> Address:
+    """Return where to ask after an error: where it points to, or `home`, which may mean another server by now."""
+    if not isinstance(error, redis.exceptions.MovedError):
+        return home
+    known = parse_url(node.url).get("host", "localhost")
+    return home.at(error.host if error.host not in ("", "?") else known, error.port)
+
+
 def explain(error: Exception, shown: str) -> AG06Error:
     """Return what an error of the client library means, for the server `shown`; nothing was done."""
     text = str(error)
@@ -241,20 +275,36 @@ class BlockingWire:
     def __init__(self, address: Address, timeout: float) -> None:
         """Speak to `address`; wait `timeout` seconds for each answer."""
         self._address = address
+        self._timeout = timeout
+        self._connect(address)
+
+    def _connect(self, node: Address) -> None:
+        self._node = node
         self._client: Any = redis.Redis.from_url(
-            address.url, socket_timeout=timeout, socket_connect_timeout=timeout, client_name="ag06-leases"
+            node.url, socket_timeout=self._timeout, socket_connect_timeout=self._timeout, client_name="ag06-leases"
         )
 
     def run(self, name: str, *arguments: Any) -> Any:
         """Run a script that may be repeated; raise `StoreUnavailable` or what an error reply means."""
-        what = script(name)
         try:
             try:
-                return self._client.execute_command("EVALSHA", what.sha, 1, self._address.prefix, *arguments)
-            except redis.exceptions.NoScriptError:
-                return self._client.execute_command("EVAL", what.source, 1, self._address.prefix, *arguments)
+                return self._run(script(name), *arguments)
+            except redis.exceptions.MovedError as moved:
+                self._reconnect(moved)
+                return self._run(script(name), *arguments)
         except (redis.RedisError, OSError) as error:
+            self._reconnect(error)
             raise explain(error, self._address.shown) from None
+
+    def _run(self, what: Script, *arguments: Any) -> Any:
+        try:
+            return self._client.execute_command("EVALSHA", what.sha, 1, self._address.prefix, *arguments)
+        except redis.exceptions.NoScriptError:
+            return self._client.execute_command("EVAL", what.source, 1, self._address.prefix, *arguments)
+
+    def _reconnect(self, error: Exception) -> None:
+        self._client.close()
+        self._connect(_next_node(error, self._node, self._address))
 
     def close(self) -> None:
         """Close the connection."""
