@@ -9,6 +9,7 @@ local receipt_key = P .. 'receipt:' .. ARGV[1]
 if ARGV[3] == '1' then
   local number, reply = string.match(redis.call('GET', receipt_key) or '', '^(%d+) (.*)$')
   if number == ARGV[2] then
+    redis.call('PEXPIRE', receipt_key, '604800000') -- see receipt.lua
     return reply
   end
 end

@@ -37,7 +37,8 @@ end
 
 local function postpone(token, delay, attempts, first_ms)
   local note = read_note(token)
-  write_note(token, { attempts, first_ms, note[3], 0, 0 })
+  -- What was not even tried stays suspect.
+  write_note(token, { attempts, first_ms, note[3], attempts > note[1] and 0 or note[4], 0 })
   take_from_all(token)
   let_go(held, token)
   if delay <= 0 then
@@ -80,12 +81,14 @@ for i, settlement in ipairs(settlements) do
   end
 end
 for key, ids in pairs(finished) do
-  redis.call('XACK', key, group, unpack(ids))
+  for i = 1, #ids, MOST_ARGUMENTS do
+    redis.call('XACK', key, group, unpack(ids, i, math.min(i + MOST_ARGUMENTS - 1, #ids)))
+  end
 end
 for _, settlement in ipairs(settled) do
   if settlement[1] == 2 then
     redis.call('HSET', P .. 'dead:' .. group, settlement[4], settlement[5])
-    redis.call('ZADD', P .. 'dead', now, group .. ' ' .. settlement[4])
+    redis.call('ZADD', P .. 'dead', now, group .. '\31' .. settlement[4])
   else
     for _, record in ipairs(settlement[4]) do
       admit(record)

@@ -33,7 +33,7 @@ class DeadLetters:
             if not names:
                 break
             at += len(names)
-            pairs = [(owner, event_id) for owner, _, event_id in (name.decode().partition(" ") for name in names)]
+            pairs = [(owner, event_id) for owner, _, event_id in (name.decode().partition("\x1f") for name in names)]
             pairs = [pair for pair in pairs if group in (None, pair[0])]
             if pairs:
                 bodies = await self._wire.ask(*[("HGET", f"{self._prefix}dead:{owner}", key) for owner, key in pairs])

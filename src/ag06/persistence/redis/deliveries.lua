@@ -6,9 +6,11 @@
 local group, event_type = ARGV[1], ARGV[2]
 local NOBODY = '~'
 local AGEING_MS = 10000
+local MOST_ARGUMENTS = 1000 -- of one command: Lua's stack bounds what `unpack` may return
 local READY, LATER, BLOCKED = P .. 'ready:' .. group, P .. 'later:' .. group, P .. 'blocked:' .. group
 local NOTES, AGAIN, LEASES = P .. 'notes:' .. group, P .. 'again:' .. group, P .. 'leases:' .. group
 local WAKE = P .. 'wake:' .. group
+local STREAMS = { '0', '1', '2', '3', 'x' }
 
 local woken = 0
 local again_count
@@ -141,10 +143,14 @@ local function blocker(token, previous)
   again_count = again_count or redis.call('HLEN', AGAIN)
   if again_count > 0 and level ~= 'x' then
     local entry = redis.call('XRANGE', key, id, id)[1]
-    local tried = entry and redis.call('HGET', AGAIN, cjson.decode(entry[2][2]).subject)
-    if tried and is_before(string.match(tried, '^x:([^:]+)'), id) and holder(tried) then
-      return tried
+    local tries = entry and redis.call('HGET', AGAIN, cjson.decode(entry[2][2]).subject) or ''
+    local nearest -- the last one that was tried again before this event came
+    for tried in string.gmatch(tries, '%S+') do
+      if is_before(string.match(tried, '^x:([^:]+)'), id) and holder(tried) then
+        nearest = tried
+      end
     end
+    return nearest
   end
 end
 
@@ -154,7 +160,15 @@ local function forget_try(token)
   local entry = redis.call('XRANGE', key, id, id)[1]
   if entry then
     local subject = entry[2][12]
-    if redis.call('HGET', AGAIN, subject) == token then
+    local left = {}
+    for tried in string.gmatch(redis.call('HGET', AGAIN, subject) or '', '%S+') do
+      if tried ~= token then
+        left[#left + 1] = tried
+      end
+    end
+    if #left > 0 then
+      redis.call('HSET', AGAIN, subject, table.concat(left, ' '))
+    else
       redis.call('HDEL', AGAIN, subject)
     end
     redis.call('XDEL', key, id)
@@ -176,18 +190,42 @@ local function hand_back(token, dead)
   make_ready(token)
 end
 
--- The tokens that a worker holds, at most `limit` of each stream.
-local function tokens_of(worker, limit, min_idle)
-  local tokens = {}
-  for _, level in ipairs({ '0', '1', '2', '3', 'x' }) do
-    local key = level == 'x' and P .. 'x:' .. group or stream(event_type, level)
-    for _, entry in ipairs(redis.call('XPENDING', key, group, 'IDLE', min_idle, '-', '+', limit, worker)) do
-      local token = level .. ':' .. entry[1]
-      if level == 'x' then
-        token = token .. ':' .. redis.call('XRANGE', key, entry[1], entry[1])[1][2][6]
-      end
-      tokens[#tokens + 1] = token
-    end
+local function stream_of(level)
+  return level == 'x' and P .. 'x:' .. group or stream(event_type, level)
+end
+
+local function token_of(level, id)
+  local token = level .. ':' .. id
+  if level == 'x' then
+    return token .. ':' .. redis.call('XRANGE', stream_of(level), id, id)[1][2][6]
   end
-  return tokens
+  return token
+end
+
+-- The tokens that a worker holds in a stream and that are not to be kept, about `limit` of them; and whether it holds some
+-- to be kept.
+local function tokens_of(worker, level, limit, min_idle, kept)
+  local tokens, spared, from = {}, false, '-'
+  repeat
+    local page = redis.call('XPENDING', stream_of(level), group, 'IDLE', min_idle, from, '+', limit, worker)
+    for _, entry in ipairs(page) do
+      local token = token_of(level, entry[1])
+      if kept and kept[token] then
+        spared = true
+      else
+        tokens[#tokens + 1] = token
+      end
+    end
+    from = #page > 0 and '(' .. page[#page][1]
+  until #page < limit or #tokens > 0
+  return tokens, spared
+end
+
+-- Let a worker go that holds nothing: pending entries would be lost with their consumer.
+local function forget_worker(worker)
+  for _, level in ipairs(STREAMS) do
+    redis.call('XGROUP', 'DELCONSUMER', stream_of(level), group, worker)
+  end
+  redis.call('XGROUP', 'DELCONSUMER', WAKE, group, worker)
+  redis.call('HDEL', LEASES, worker)
 end

@@ -2,6 +2,7 @@
 -- type, level, subject, body, id, identity, window in ms, content, due in ms, max_backlog, where the time is in body.
 local CHOSEN_ID_MS = '604800000' -- how long an id that its publisher chose is remembered
 local MADE_BEFORE_MS, MADE_WITHIN_MS = 5, 200 -- how far the clock of a publisher may be off, how long its call may take
+local MADE_MOST = 200 -- events of one level looked at: this must not hold the server up
 local OUTPUT_ID_MS = '3600000' -- a step's output is stored with its acknowledgement, so a short memory is enough
 
 local function add(event_type, level, subject, body)
@@ -19,9 +20,9 @@ local function add(event_type, level, subject, body)
   added[event_type] = (added[event_type] or 0) + 1
 end
 
-local function wake_one(event_type)
-  local group = redis.call('HKEYS', P .. 'done:' .. event_type)[1]
-  if group then
+-- Any group may append what is due; one that does not run cannot.
+local function wake_all(event_type)
+  for _, group in ipairs(redis.call('HKEYS', P .. 'done:' .. event_type)) do
     redis.call('XADD', P .. 'wake:' .. group, 'MAXLEN', '8', '*', 'w', '1')
   end
 end
@@ -33,8 +34,25 @@ local function schedule(id, event_type, level, subject, body, due)
   redis.call('HSET', P .. 'scheduled:ids', id, member)
   redis.call('HSETNX', P .. 'added', event_type, '0')
   if due - now < 1500 then
-    wake_one(event_type) -- whoever waits there waits for less long now
+    wake_all(event_type) -- whoever waits there waits for less long now
   end
+end
+
+local made = {}
+
+-- The events by id that were appended about when something was made; looked at once for many records of one call.
+local function made_at(event_type, made_ms)
+  local place = event_type .. ':' .. made_ms
+  if not made[place] then
+    made[place] = {}
+    local from, to = made_ms - MADE_BEFORE_MS .. '-0', made_ms + MADE_WITHIN_MS .. '-0'
+    for _, level in ipairs(LEVELS) do
+      for _, entry in ipairs(redis.call('XRANGE', stream(event_type, level), from, to, 'COUNT', MADE_MOST)) do
+        made[place][string.match(entry[2][2], '^{"id":"([^"]*)"') or ''] = entry[2][2]
+      end
+    end
+  end
+  return made[place]
 end
 
 -- An id that the log made itself is in no index, but it tells when it was made: there the event lies, if it is here and
@@ -46,15 +64,7 @@ local function made_here(event_type, id)
   end
   local high, low = string.match(id, '^(%x%x%x%x%x%x%x%x)%-(%x%x%x%x)%-7')
   if high then
-    local made_ms, start = tonumber(high .. low, 16), '{"id":"' .. id .. '"'
-    for _, level in ipairs(LEVELS) do
-      local from, to = made_ms - MADE_BEFORE_MS .. '-0', made_ms + MADE_WITHIN_MS .. '-0'
-      for _, entry in ipairs(redis.call('XRANGE', stream(event_type, level), from, to, 'COUNT', 1000)) do
-        if string.sub(entry[2][2], 1, #start) == start then
-          return entry[2][2]
-        end
-      end
-    end
+    return made_at(event_type, tonumber(high .. low, 16))[id]
   end
 end
 

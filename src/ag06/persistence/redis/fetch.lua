@@ -4,6 +4,7 @@
 -- (0), new entries by level, ready ones.
 local worker, limit, visibility = ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local SWEPT = 100 -- expired leases looked at for each worker and stream in one sweep
+local FROM_ITSELF = 2 -- in place of the fifth part of a note: the worker was paused past its lease, and may run it still
 local MOST_BLOCKED = 100000 -- beyond this, what is new waits in the streams: a busy subject must not fill the memory
 
 if redis.call('HEXISTS', P .. 'groups', group) == 0 then
@@ -12,7 +13,7 @@ end
 if #ARGV > 6 then
   redis.call('XACK', WAKE, group, unpack(ARGV, 7))
 end
-redis.call('HSET', LEASES, worker, visibility)
+redis.call('HSET', LEASES, worker, string.format('%s %.0f', visibility, now)) -- and when it was here, for forget.lua
 
 local function earlier(a, b)
   if a and b then
@@ -33,6 +34,11 @@ local function end_waits()
   end
 end
 
+-- How long a worker may hold what it does not renew, in ms.
+local function lease_of(owner)
+  return tonumber(string.match(redis.call('HGET', LEASES, owner) or visibility, '^%d+'))
+end
+
 -- Offer what a worker holds for longer than its lease; it stays its own until somebody takes it.
 local function sweep()
   local key = P .. 'swept:' .. group
@@ -40,10 +46,14 @@ local function sweep()
     return
   end
   redis.call('SET', key, now)
-  local leases = redis.call('HGETALL', LEASES)
-  for i = 1, #leases, 2 do
-    for _, token in ipairs(tokens_of(leases[i], SWEPT, leases[i + 1])) do
-      redis.call('ZADD', READY, rank(token), token)
+  for _, level in ipairs(STREAMS) do
+    for _, holding in ipairs(redis.call('XPENDING', stream_of(level), group)[4] or {}) do
+      local owner = holding[1]
+      if owner ~= NOBODY then
+        for _, token in ipairs(tokens_of(owner, level, SWEPT, lease_of(owner))) do
+          redis.call('ZADD', READY, rank(token), token)
+        end
+      end
     end
   end
 end
@@ -56,7 +66,7 @@ local function take(token)
     return
   end
   local taken_over = owner ~= NOBODY
-  if taken_over and idle < tonumber(redis.call('HGET', LEASES, owner) or visibility) then
+  if taken_over and idle < lease_of(owner) then
     return
   end
   local key, id, level = parse(token)
@@ -66,7 +76,10 @@ local function take(token)
   end
   local fields = entry[2]
   local note = taken_over and blame_worker(token) or read_note(token)
-  if fields[4] and fields[4] ~= '-' and not taken_over then
+  if owner == worker then
+    note[5] = FROM_ITSELF
+  end
+  if fields[4] and fields[4] ~= '-' then
     local behind = blocker(token, fields[4])
     if behind then
       block(token, behind)

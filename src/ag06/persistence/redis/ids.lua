@@ -9,6 +9,9 @@ end
 
 local function id_after(id)
   local ms, n = split_id(id)
+  if n >= LARGEST_N then
+    return (ms + 1) .. '-0' -- the log gives no larger n, and Lua's numbers end before the server's
+  end
   return ms .. '-' .. (n + 1)
 end
 

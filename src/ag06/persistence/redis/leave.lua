@@ -10,21 +10,16 @@ for _, token in ipairs(cmsgpack.unpack(ARGV[5])) do
   kept[token] = true
 end
 local count, left = 0, false
-for _, token in ipairs(tokens_of(worker, 200, 0)) do
-  if kept[token] then
-    left = true
-  else
+for _, level in ipairs(STREAMS) do
+  local tokens, spared = tokens_of(worker, level, 200, 0, kept)
+  left = left or spared
+  for _, token in ipairs(tokens) do
     hand_back(token, dead)
     count = count + 1
   end
 end
 if count == 0 and not left then
-  for _, level in ipairs(LEVELS) do
-    redis.call('XGROUP', 'DELCONSUMER', stream(event_type, level), group, worker)
-  end
-  redis.call('XGROUP', 'DELCONSUMER', P .. 'x:' .. group, group, worker)
-  redis.call('XGROUP', 'DELCONSUMER', WAKE, group, worker)
-  redis.call('HDEL', LEASES, worker)
+  forget_worker(worker)
 end
 wake()
 return count

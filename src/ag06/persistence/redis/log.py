@@ -50,7 +50,7 @@ class RedisLog:
         self._appenders: dict[Durability, Appender] = {}
         self._registry = Registry(self._control)
         self._letters = DeadLetters(self._control, self._registry)
-        self._upkeep = Upkeep(self._control, retention)
+        self._upkeep = Upkeep(self._control, self._registry, retention)
         self._subscriptions: weakref.WeakSet[RedisSubscription] = weakref.WeakSet()
 
     async def open(self) -> None:

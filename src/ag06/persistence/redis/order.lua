@@ -1,11 +1,15 @@
--- Of events with a subject that a blocking read brought, park those that may not run yet; return their tokens.
--- ARGV: group, type, worker, then token and previous token of each.
+-- Of events with a subject that a blocking read brought, park those that may not run yet, and leave out those that were
+-- taken over before their worker came to ask; return the tokens of both. ARGV: group, type, worker, then token and
+-- previous token of each.
 local parked = {}
 for i = 4, #ARGV, 2 do
-  local behind = blocker(ARGV[i], ARGV[i + 1])
-  if behind then
-    block(ARGV[i], behind)
-    parked[#parked + 1] = ARGV[i]
+  local token = ARGV[i]
+  local behind = blocker(token, ARGV[i + 1])
+  if holder(token) ~= ARGV[3] then
+    parked[#parked + 1] = token
+  elseif behind then
+    block(token, behind)
+    parked[#parked + 1] = token
   end
 end
 return parked

@@ -4,8 +4,12 @@ local RECEIPT_MS = '604800000'
 
 local function earlier_reply(at)
   if ARGV[at + 2] == '1' then
-    local number, reply = string.match(redis.call('GET', P .. 'receipt:' .. ARGV[at]) or '', '^(%d+) (.*)$')
-    return number == ARGV[at + 1] and reply
+    local key = P .. 'receipt:' .. ARGV[at]
+    local number, reply = string.match(redis.call('GET', key) or '', '^(%d+) (.*)$')
+    if number == ARGV[at + 1] then
+      redis.call('PEXPIRE', key, RECEIPT_MS) -- a write, so that a WAITAOF or WAIT behind it waits for what came before
+      return reply
+    end
   end
 end
 

@@ -22,6 +22,7 @@ _SWEEP_MS = 250
 _LARGEST_FETCH = 1_000
 _FETCH_BYTES = 4 << 20
 _LONGEST_BACKOFF = 5.0
+_FROM_ITSELF = 2  # as in fetch.lua
 _by_rank = attrgetter("key")
 
 Recovery = Callable[[Wire, str], Awaitable[str | None]]
@@ -37,14 +38,17 @@ class Receiver:
         group: str,
         worker: str,
         visibility_ms: int,
-        held: set[str],
+        *,
+        held: dict[str, Delivery],
+        noted: set[str],
         recover: Recovery,
         nudge: Callable[[], None],
     ) -> None:
-        """Receive for `worker` in `group`; every delivery handed out is noted in `held`.
+        """Receive for `worker` in `group`; every delivery handed out is kept in `held` by its token.
 
-        `nudge` makes the server end a wait of this connection.
+        `noted` are the tokens of which the server keeps a note. `nudge` makes the server end a wait of this connection.
         """
+        self._noted = noted
         self._nudge = nudge
         self._wire = wire
         self._group = group
@@ -169,7 +173,16 @@ class Receiver:
                 news.append((key[-1:], entries))
             if key == wake_key or len(entries) == count:
                 self._listen_until = 0.0  # something is ready again, or there is more than one may take by listening
+        if len(news) > 1 and not self._listen_until:
+            await self._give_back(news)  # there may be more of a higher rank: the fetch script chooses
+            return []
         return self._note(news, (), await self._out_of_turn(news))
+
+    async def _give_back(self, news: list[tuple[bytes, Any]]) -> None:
+        tokens = [(level + b":" + identity).decode() for level, entries in news for identity, _ in entries]
+        bound = len(self._held) + len(tokens) + 64
+        packed = msgspec.msgpack.encode(tokens)
+        await self._wire.run("release", self._group, self.event_type, self._worker, bound, packed)
 
     async def _once(self, command: Command, wait: float = 0.0) -> Any:
         """Return the reply to a command that hands something out: it must not be repeated."""
@@ -199,9 +212,15 @@ class Receiver:
             deliveries += _fresh(level, entries)
         if parked:
             deliveries = [delivery for delivery in deliveries if delivery.token not in parked]
-        deliveries += [_again(*old) for old in olds]
+        for old in olds:
+            delivery = _again(*old)
+            if old[3][4] == _FROM_ITSELF and delivery.token in self._held:
+                # This worker was paused past its lease, and took over from itself what it still runs.
+                self._noted.add(delivery.token)
+            else:
+                deliveries.append(delivery)
         if deliveries:
-            self._held.update([delivery.token for delivery in deliveries])
+            self._held.update({delivery.token: delivery for delivery in deliveries})
             size = sum([len(delivery.body) for delivery in deliveries]) / len(deliveries)
             self._event_bytes += 0.3 * (max(size, 64.0) - self._event_bytes)
         return deliveries

@@ -86,7 +86,7 @@ class Registry:
         return sum(
             [
                 await hand_back(self._wire, group, event_type, worker, dead=True)
-                for group, event_type in await self._types()
+                for group, event_type in await self.types()
             ]
         )
 
@@ -102,7 +102,8 @@ class Registry:
         kept = await self._wire.run_command("HGET", f"{self._prefix}groups", group)
         return None if kept is None else _unpack_group(kept)[0]
 
-    async def _types(self) -> list[tuple[str, str]]:
+    async def types(self) -> list[tuple[str, str]]:
+        """Return every group and what it listens to."""
         known = await self._wire.run_command("HGETALL", f"{self._prefix}groups")
         return [(key.decode(), _unpack_group(value)[0]) for key, value in zip(known[::2], known[1::2], strict=True)]
 

@@ -10,14 +10,19 @@ for _, event_id in ipairs(cmsgpack.unpack(ARGV[3])) do
     local token = 'x:' .. id .. ':' .. order
     local previous = '-'
     if subject ~= '' then
-      previous = redis.call('HGET', AGAIN, subject) or redis.call('HGET', P .. 'tails:' .. event_type, subject) or ''
-      redis.call('HSET', AGAIN, subject, token)
+      local tries = redis.call('HGET', AGAIN, subject)
+      local last = tries and string.match(tries, '(%S+)$')
+      previous = redis.call('HGET', P .. 'tails:' .. event_type, subject) or ''
+      if last and (previous == '' or is_before(string.sub(previous, 3), string.match(last, '^x:([^:]+)'))) then
+        previous = last
+      end
+      redis.call('HSET', AGAIN, subject, tries and (tries .. ' ' .. token) or token)
     end
     redis.call('XADD', key, id, 'b', body, 'p', previous, 'k', order, 'r', recorded, 'l', level, 's', subject)
     redis.call('XREADGROUP', 'GROUP', group, NOBODY, 'COUNT', 1, 'STREAMS', key, '>')
     make_ready(token)
     redis.call('HDEL', P .. 'dead:' .. group, event_id)
-    redis.call('ZREM', P .. 'dead', group .. ' ' .. event_id)
+    redis.call('ZREM', P .. 'dead', group .. '\31' .. event_id)
     redis.call('HINCRBY', P .. 'done:' .. event_type, group, -1)
     found = found + 1
   end

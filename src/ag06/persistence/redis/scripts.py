@@ -35,6 +35,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "commit": (*_HELD, "receipt"),
     "release": _HELD,
     "leave": _DELIVERIES,
+    "forget": _DELIVERIES,
     "renew": _HELD,
     "start": _HELD,
     "remove": _DELIVERIES,

@@ -40,14 +40,21 @@ class RedisSubscription:
         self._group, self._worker = group, worker
         self._durability: Durability = durability
         self._recover = recover
-        self._held: set[str] = set()
+        self._held: dict[str, Delivery] = {}
         self._started: set[str] = set()
         self._listening = Wire(address, timeout)
         self._settling = Wire(address, timeout)
         self._receipts = Receipts(self._settling)
         self._renewing: BlockingWire | None = None
         self._receiver = Receiver(
-            self._listening, group, worker, max(1, int(visibility * 1000)), self._held, recover, self._nudge
+            self._listening,
+            group,
+            worker,
+            max(1, int(visibility * 1000)),
+            held=self._held,
+            noted=self._started,
+            recover=recover,
+            nudge=self._nudge,
         )
         self._receiving: asyncio.Task[list[Delivery]] | None = None
         self._turn = asyncio.Lock()
@@ -79,14 +86,16 @@ class RedisSubscription:
         async with self._turn:
             for work in split_work(settlements, self._started):
                 accepted += await self._commit(work)
-        tokens = [
-            delivery.token
-            for one in settlements
-            for delivery in (one.deliveries if isinstance(one, Acknowledge) else (one.delivery,))
-        ]
-        self._held.difference_update(tokens)
-        self._started.difference_update(tokens)
+        for one in settlements:
+            self._let_go(one.deliveries if isinstance(one, Acknowledge) else (one.delivery,))
         return accepted
+
+    def _let_go(self, deliveries: Sequence[Delivery]) -> None:
+        """Forget what was settled or given back, unless the server has handed it out to this worker again since."""
+        for delivery in deliveries:
+            if self._held.get(delivery.token) is delivery:
+                del self._held[delivery.token]
+                self._started.discard(delivery.token)
 
     async def _commit(self, work: Work) -> list[bool]:
         event_type = await self._find_type()
@@ -112,8 +121,7 @@ class RedisSubscription:
         """Give deliveries back, unharmed, to be handed out at once to whoever asks."""
         tokens = [delivery.token for delivery in deliveries]
         await self._on_tokens("release", tokens)
-        self._held.difference_update(tokens)
-        self._started.difference_update(tokens)
+        self._let_go(deliveries)
 
     async def _on_tokens(self, script: str, tokens: list[str]) -> None:
         async with self._turn:

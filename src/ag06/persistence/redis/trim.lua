@@ -30,8 +30,8 @@ end
 
 local function cut(key, behind)
   local gone = redis.call('XTRIM', key, 'MINID', '~', behind, 'LIMIT', most)
-  if gone < most then
-    gone = gone + redis.call('XTRIM', key, 'MINID', '=', behind) -- less than one node of the stream is left to cut
+  if gone == 0 then
+    gone = redis.call('XTRIM', key, 'MINID', '=', behind) -- less than one node of the stream is left to cut
   end
   return gone
 end

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from ag06.errors import AG06Error
+from ag06.persistence.redis.registry import Registry
 from ag06.persistence.redis.wire import Wire
 
 _TRIM_SECONDS = 10
 _TRIM_ENTRIES = 10_000
-"""Most entries to trim of one stream in one script call: some milliseconds of the server's time."""
+"""About the most entries to trim of one stream in one script call: some milliseconds of the server's time."""
+_BITES = 50
+"""Script calls for one type in one run; others have their turn between two of them."""
+_ABSENT_MS = 3_600_000
+"""A worker that was not here for so long and holds nothing is forgotten."""
 
 
 class Upkeep:
     """The housekeeping of one log; of all processes that do it, one trims at a time."""
 
-    def __init__(self, wire: Wire, retention: float) -> None:
+    def __init__(self, wire: Wire, registry: Registry, retention: float) -> None:
         """Keep fully acknowledged events for `retention` seconds; 0: for ever."""
         self._wire = wire
+        self._registry = registry
         self._prefix = wire.address.prefix
         self._retention_ms = int(retention * 1000)
         self._cursors: dict[str, bytes] = {}
@@ -25,8 +32,26 @@ class Upkeep:
         seconds = max(1, min(_TRIM_SECONDS * 1000, self._retention_ms or _TRIM_SECONDS * 1000))
         if not await self._wire.run_command("SET", f"{self._prefix}trimming", "1", "NX", "PX", seconds):
             return
-        for event_type in await self._wire.run_command("HKEYS", f"{self._prefix}added"):
-            trimmed = await self._wire.run("trim", event_type, self._retention_ms, _TRIM_ENTRIES)
-            if trimmed:
-                cursor = self._cursors.get(event_type, b"0")
-                self._cursors[event_type] = await self._wire.run("tails", event_type, cursor)
+        failures: list[AG06Error] = []
+        for raw in await self._wire.run_command("HKEYS", f"{self._prefix}added"):
+            try:
+                await self._trim(raw.decode())
+            except AG06Error as error:  # one type that cannot be trimmed must not let the others grow
+                failures.append(error)
+        for group, event_type in await self._registry.types():
+            await self._wire.run("forget", group, event_type, _ABSENT_MS)
+        if failures:
+            raise failures[0]
+
+    async def _trim(self, event_type: str) -> None:
+        for _ in range(_BITES):
+            if not await self._wire.run("trim", event_type, self._retention_ms, _TRIM_ENTRIES):
+                break
+            self._cursors.setdefault(event_type, b"0")
+        # Subjects whose last event is gone: a whole turn over all of them after something was trimmed.
+        for _ in range(_BITES):
+            if event_type not in self._cursors:
+                return
+            cursor = await self._wire.run("tails", event_type, self._cursors.pop(event_type))
+            if cursor != b"0":
+                self._cursors[event_type] = cursor
