@@ -7,12 +7,13 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from ag06.errors import OutcomeUnknown, StoreUnavailable
 from ag06.persistence.log import Appended, LogOptions
-from ag06.persistence.redis import RedisLog
+from ag06.persistence.redis import RedisLog, appending
 from ag06.persistence.redis.scripts import script
 from proxy import Proxy
 from records import GROUP, collect, done, events, eventually, number, numbers, output, record, registered
@@ -91,6 +92,37 @@ async def test_an_unknown_outcome_can_be_repeated_by_id_after_the_dedup_window(
     await log.append([record(2)])
     assert await direct.append([lost]) == [Appended.REPEATED]
     assert len(await events(direct)) == 3
+
+
+async def test_what_nobody_foresaw_is_told_to_the_publishers_it_met_and_others_are_served(
+    log: RedisLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, rounds = appending.cut_chunks, itertools.count()
+
+    def break_once(calls: Any) -> Any:
+        if next(rounds) == 1:  # the first is in the task of the caller, the next ones are in those of the lanes
+            raise RuntimeError("nobody foresaw this")
+        return real(calls)
+
+    monkeypatch.setattr(appending, "cut_chunks", break_once)
+    appends = [asyncio.create_task(log.append([record(n)])) for n in range(20)]
+    outcomes = await asyncio.wait_for(asyncio.gather(*appends, return_exceptions=True), 10)
+    failed = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, OutcomeUnknown)]
+    assert failed
+    assert "nobody foresaw this" in str(outcomes[failed[0]])
+    assert "Traceback" in caplog.text
+    assert sorted(event.data["number"] for event in await events(log)) == sorted(set(range(20)) - set(failed))
+    assert await asyncio.wait_for(log.append([record(99)]), 10) == [Appended.STORED]
+    await asyncio.wait_for(log.close(), 10)
+
+
+async def test_a_call_is_stored_in_order_by_a_server_that_lost_some_of_its_scripts(
+    log: RedisLog, valkey: ValkeyServer
+) -> None:
+    assert valkey.command("SCRIPT", "FLUSH") == b"+OK\r\n"
+    await log.append([record(0)])  # loads the script for plain events, and no other
+    await log.append([record(n, subject="s" if n == 600 else None) for n in range(1, 1700)])
+    assert [event.data["number"] for event in await events(log)] == list(range(1700))
 
 
 async def test_a_server_that_refuses_connections_has_stored_nothing(proxy: Proxy, log: RedisLog) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Sequence
 
@@ -15,6 +16,8 @@ from ag06.persistence.redis.durability import check_waited, waiting_command
 from ag06.persistence.redis.receipts import Call, Doubt, Receipts
 from ag06.persistence.redis.records import cut_chunks
 from ag06.persistence.redis.wire import Command, Wire
+
+_logger = logging.getLogger("ag06.persistence.redis")
 
 _LANES = 2
 """Rounds under way at once, each over its own connection: one is prepared here while the server does the other."""
@@ -138,6 +141,9 @@ class Appender:
             except asyncio.CancelledError:
                 _fail(callers, OutcomeUnknown("the log was closed before the server's reply"))
                 raise
+            except Exception as error:  # whatever was not foreseen, publishers must be told and the next ones served
+                _logger.exception("an append failed")
+                _fail(callers, OutcomeUnknown(f"an append failed ({error!r}); whether it was stored is unknown"))
             finally:
                 self._under_way -= records
 

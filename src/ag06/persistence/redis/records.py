@@ -21,7 +21,7 @@ class Chunk(msgspec.Struct):
     records: list[tuple[Record, int]]
     size: int = 0
     plain: bool = True
-    """Whether append.lua can take it; otherwise admit.lua does."""
+    """Whether append.lua takes it; otherwise admit.lua does, which takes every record."""
 
     @property
     def script(self) -> str:
@@ -58,9 +58,13 @@ def row(record: Record, max_backlog: int = 0) -> tuple[Any, ...]:
 
 
 def cut_chunks(calls: Iterable[tuple[Sequence[Record], int]]) -> list[Chunk]:
-    """Cut calls, each some records and a `max_backlog`, in order; a call may spread over several chunks."""
+    """Cut calls, each some records and a `max_backlog`, in order; a call may spread over several chunks.
+
+    All of them are for one script: of two, a server that was restarted might know one, and do its chunks first.
+    """
     chunk = Chunk([])
     chunks = [chunk]
+    plain = True
     for records, max_backlog in calls:
         for record in records:
             size = len(record.body)
@@ -76,7 +80,9 @@ def cut_chunks(calls: Iterable[tuple[Sequence[Record], int]]) -> list[Chunk]:
                 or record.due_ms
                 or record.window_ms < 1
             ):
-                chunk.plain = False
+                plain = False
+    for chunk in chunks:
+        chunk.plain = plain
     return chunks
 
 
