@@ -159,6 +159,25 @@ async def test_a_commit_whose_reply_is_lost_is_done_once_and_confirmed(proxy: Pr
     assert await log.pending([GROUP]) == 0
 
 
+async def test_a_commit_of_unknown_fate_that_is_repeated_is_confirmed(proxy: Proxy, log: RedisLog) -> None:
+    subscription = await registered(log)
+    await log.append([record(1)])
+    (delivery,) = await collect(subscription, 1)
+    await subscription.mark_started([delivery])
+    work = [done(delivery, outputs=[output("out", "billed", delivery)])]
+    proxy.silent = True
+    with pytest.raises(OutcomeUnknown):
+        await subscription.commit(work)
+    proxy.silent = False
+    proxy.cut()
+    await log.append([record(2)])
+    await collect(subscription, 1)  # a worker holds more by the time it tries again
+    assert await subscription.commit(work) == [True]
+    assert await subscription.commit(work) == [False]  # it is no repetition once its fate is known
+    assert len(await events(log, types=("billed",))) == 1
+    assert await log.pending([GROUP]) == 1
+
+
 async def test_deliveries_whose_reply_is_lost_are_handed_out_again_long_before_their_lease_ends(
     proxy: Proxy, log: RedisLog
 ) -> None:

@@ -23,13 +23,18 @@ _pack = msgspec.msgpack.Encoder().encode
 class Call(msgspec.Struct):
     """One call of a script that keeps a receipt: its arguments before and behind those of the receipt.
 
-    `ids`: tells what it appends, one for each digit of its reply, for the case that its fate stays unknown.
+    `ids`: tells what it appends, one for each digit of its reply, for the case that its fate stays unknown. A call
+    without them is expected once more in that case, the same but for numbers, which are bounds.
     """
 
     name: str
     before: tuple[Any, ...]
     behind: tuple[Any, ...]
     ids: Callable[[], Sequence[str]] | None = None
+
+    def work(self) -> tuple[Any, ...]:
+        """Return what this call has in common with its repetition."""
+        return (self.name, *self.before, *[part for part in self.behind if type(part) is not int])
 
 
 class Doubt(msgspec.Struct, frozen=True):
@@ -38,6 +43,17 @@ class Doubt(msgspec.Struct, frozen=True):
     slot: str
     number: int
     ids: Sequence[str]
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """Where the server keeps the replies to calls that were sent together, and for which of them."""
+
+    name: str
+    number: int
+
+    def slot(self, index: int) -> str:
+        """Return the name for one of the calls."""
+        return f"{self.name}:{index}"
 
 
 class Receipts:
@@ -49,6 +65,7 @@ class Receipts:
         self._name = os.urandom(8).hex()
         self._number = 0
         self._doubts = [] if doubts is None else doubts
+        self._unknown: tuple[list[tuple[Any, ...]], Receipt] | None = None  # calls without ids of unknown fate
 
     async def send(self, calls: Sequence[Call], tail: Command | None = None) -> list[Any]:
         """Return the replies to `calls`, then to `tail`; a refused one has an exception in its place.
@@ -56,17 +73,22 @@ class Receipts:
         Raises `StoreUnavailable` if none of them was done, `OutcomeUnknown` if that could not be learnt.
         """
         await self._settle_doubts()
-        self._number += 1
+        receipt = self._earlier(calls)
+        again = receipt is not None
+        if receipt is None:
+            self._number += 1
+            receipt = Receipt(self._name, self._number)
         loop = asyncio.get_running_loop()
         latest = loop.time() + self._wire.timeout
         deadline: float | None = None
         while True:
-            commands = [self._command(i, call, again=deadline is not None) for i, call in enumerate(calls)]
+            commands = [self._command(call, receipt, i, again=again) for i, call in enumerate(calls)]
             if tail is not None:
                 commands.append(tail)
             try:
                 replies = await self._wire.request(commands, max(0.05, latest - loop.time()))
             except OutcomeUnknown as error:
+                again = True
                 deadline = deadline or min(latest, loop.time() + _PATIENCE)
                 lost: StoreUnavailable = error
             except StoreUnavailable as error:
@@ -76,15 +98,27 @@ class Receipts:
             else:
                 refusals = [reply for reply in replies if isinstance(reply, Exception)]
                 if deadline is None or not any(_may_pass(self._wire, error) for error in refusals):
+                    if again and not refusals:
+                        self._unknown = None
                     return replies
                 lost = StoreUnavailable(str(refusals[0]))
             if loop.time() >= deadline:
-                self._doubts += [
-                    Doubt(self._slot(i), self._number, call.ids()) for i, call in enumerate(calls) if call.ids
-                ]
-                self._name = os.urandom(8).hex()  # these receipts must stay until somebody has read them
+                self._doubt(calls, receipt)
                 raise OutcomeUnknown(f"{lost}; whether the call before was done is unknown")
             await asyncio.sleep(0.05 * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+
+    def _earlier(self, calls: Sequence[Call]) -> Receipt | None:
+        """Return the receipt of these calls if they were sent before and their fate stayed unknown."""
+        if self._unknown is None or self._unknown[0] != [call.work() for call in calls]:
+            return None
+        return self._unknown[1]
+
+    def _doubt(self, calls: Sequence[Call], receipt: Receipt) -> None:
+        """Note calls whose fate stays unknown; their receipts must stay until somebody has read them."""
+        self._doubts += [Doubt(receipt.slot(i), receipt.number, call.ids()) for i, call in enumerate(calls) if call.ids]
+        if not any(call.ids for call in calls):
+            self._unknown = [call.work() for call in calls], receipt
+        self._name = os.urandom(8).hex()
 
     async def _settle_doubts(self) -> None:
         """Before anything else is sent, let the server remember what calls of unknown fate have stored."""
@@ -96,12 +130,9 @@ class Receipts:
             )
             self._doubts[:] = [doubt for doubt in self._doubts if doubt not in doubts]
 
-    def _slot(self, index: int) -> str:
-        return f"{self._name}:{index}"
-
-    def _command(self, index: int, call: Call, *, again: bool) -> Command:
-        receipt = (self._slot(index), self._number, b"1" if again else b"0")
-        return self._wire.call(script(call.name), *call.before, *receipt, *call.behind)
+    def _command(self, call: Call, receipt: Receipt, index: int, *, again: bool) -> Command:
+        known = (receipt.slot(index), receipt.number, b"1" if again else b"0")
+        return self._wire.call(script(call.name), *call.before, *known, *call.behind)
 
 
 def _may_pass(wire: Wire, error: Exception) -> bool:
