@@ -45,7 +45,7 @@ async def client(server: ValkeyServer) -> AsyncIterator[Any]:
 
 
 async def _read_unseen(client: Any, worker: str) -> None:
-    """Hand an event to a worker that never learns of it: the reply is lost, or waits in the socket of a blocked loop."""
+    """Hand an event to a worker that never learns of it: the reply is lost, or lies in the socket of a blocked loop."""
     assert await client.xreadgroup(GROUP, worker, {_STREAM: ">"}, count=1)
 
 

@@ -9,6 +9,7 @@ from ag06.event import id_and_subject
 from ag06.persistence.log import Acknowledge, Bury, Postpone, Settlement
 from ag06.runtime.outcome import Listener, Outcome, OutcomeKind
 from ag06.runtime.step import Step
+from ag06.runtime.verdict import words_of
 
 _logger = logging.getLogger("ag06.runtime")
 
@@ -25,7 +26,7 @@ class Reporter:
     def ended(self, settlement: Settlement, ids: tuple[str, ...], started: float, error: BaseException | None) -> None:
         """Note a call that ended now; `ids` are the events it took, empty where they were not decoded."""
         if self._listeners:
-            text = None if error is None else f"{type(error).__name__}: {error}"
+            text = None if error is None else f"{type(error).__name__}: {words_of(error)}"
             self._calls[id(settlement)] = (ids, started, time.time() - started, text)
 
     def settled(self, settlement: Settlement, kept: bool) -> None:
@@ -78,7 +79,7 @@ def log_postponed(step: Step, verdict: Postpone, event_id: str, error: BaseExcep
         event_id,
         verdict.delay_ms / 1000,
         type(error).__name__,
-        error,
+        words_of(error),
     )
 
 

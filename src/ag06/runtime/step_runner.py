@@ -28,6 +28,7 @@ from ag06.runtime.verdict import BUDGET_WAIT_MS, bury, bury_killer, judge, kille
 _logger = logging.getLogger("ag06.runtime")
 _FETCH_WAIT = 5.0
 _LARGEST_PREFETCH = 1_000
+_FAREWELL = 1.0  # seconds that a cancelled call may take to end
 _TURN = 16  # calls in a row before other tasks of the loop get a turn, where no call suspends
 
 
@@ -60,7 +61,6 @@ class StepRunner:
         self._room = asyncio.Event()
         self._report = Reporter(step.name, shared.listeners)
         self._committer = Committer(step.group, subscription, self._settled)
-        self._abandoned: list[Delivery] = []
         self._stopping = False
         self._executor = None if step.is_async else CallThreads(step.concurrency, f"ag06-{step.name}")
         self._feeder: asyncio.Task[None] | None = None
@@ -87,10 +87,16 @@ class StepRunner:
         await _cancelled(self._callers)
         await self._quietly(self._committed(), deadline)
         await _cancelled([self._commits])
-        await self._quietly(self.subscription.release(self._abandoned), deadline)
         await self._quietly(self.subscription.close(), deadline)
         if self._executor is not None:
             self._executor.shutdown()
+
+    def abort(self) -> None:
+        """End at once, without taking leave: the event loop is torn down."""
+        self._stopping = True
+        for task in (self._feeder, *self._callers, self._commits):
+            if task is not None:
+                task.cancel()
 
     async def _committed(self) -> None:
         """Wait until everything is settled, or nothing more can be: the committer ended."""
@@ -186,24 +192,16 @@ class StepRunner:
                     await self._intake.wait()
             except TimeoutError:
                 break
-            except asyncio.CancelledError:
-                self._abandoned.extend(batch)
-                raise
         return batch
 
     async def _process(self, delivery: Delivery) -> None:
         """Call the step for one delivery and queue what follows."""
         started = time.time()
-        try:
-            event = await self._admit(delivery)
-            if event is None:
-                return
-            context = self._context([event], delivery)
-            argument = [event] if self.step.is_batch else event
-            failure = await self._attempt(argument, context)
-        except asyncio.CancelledError:
-            self._abandoned.append(delivery)
-            raise
+        event = await self._admit(delivery)
+        if event is None:
+            return
+        context = self._context([event], delivery)
+        failure = await self._attempt([event] if self.step.is_batch else event, context)
         outputs = context.close()
         if failure is None:
             self._settle(Acknowledge((delivery,), outputs), (event.id,), started)
@@ -218,35 +216,27 @@ class StepRunner:
         alone = [delivery for delivery in deliveries if delivery.attempts]
         together = [delivery for delivery in deliveries if not delivery.attempts]
         if len(together) > 1:
-            started = time.time()
-            try:
-                events = [(delivery, await self._admit(delivery)) for delivery in together]
-                batch = [(delivery, event) for delivery, event in events if event is not None]
-                if not batch:
-                    return
-                arguments = [event for _, event in batch]
-                context = self._context(arguments, batch[0][0])
-                failure = await self._attempt(arguments, context)
-            except asyncio.CancelledError:
-                self._abandoned.extend(deliveries)
-                raise
-            outputs = context.close()
-            together = [delivery for delivery, _ in batch]
-            if failure is None:
-                ids = tuple(event.id for event in arguments)
-                self._settle(Acknowledge(tuple(together), outputs), ids, started)
-                together = []
-            else:
-                _logger.warning(
-                    "step %s failed on %d events, trying each alone: %r", self.step.name, len(batch), failure
-                )
-        left = together + alone
-        while left:
-            try:
-                await self._process(left.pop(0))
-            except asyncio.CancelledError:
-                self._abandoned.extend(left)
-                raise
+            together = await self._process_together(together)
+        for delivery in together + alone:
+            await self._process(delivery)
+
+    async def _process_together(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Call the step once for many deliveries; return those that must be tried alone."""
+        started = time.time()
+        events = [(delivery, await self._admit(delivery)) for delivery in deliveries]
+        batch = [(delivery, event) for delivery, event in events if event is not None]
+        if not batch:
+            return []
+        arguments = [event for _, event in batch]
+        context = self._context(arguments, batch[0][0])
+        failure = await self._attempt(arguments, context)
+        outputs = context.close()
+        called = [delivery for delivery, _ in batch]
+        if failure is not None:
+            _logger.warning("step %s failed on %d events, trying each alone: %r", self.step.name, len(batch), failure)
+            return called
+        self._settle(Acknowledge(tuple(called), outputs), tuple(event.id for event in arguments), started)
+        return []
 
     @property
     def _counts_starts(self) -> bool:
@@ -273,7 +263,7 @@ class StepRunner:
             self._shared.budget.deposit()
         try:
             return decode_event(delivery.body, delivery.recorded_ms, self.step.decode)
-        except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
+        except Exception as error:  # noqa: BLE001 - a data class of the user's may raise anything
             self._settle(bury(delivery, error, "invalid", int(time.time() * 1000)), (), time.time(), error)
             return None
 
@@ -300,9 +290,10 @@ class StepRunner:
             await invoke(self.step, argument, context, self._executor)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
-            if self._stopping and task is not None and task.cancelling():
+            if self._stopping:
                 context.close()
                 raise
+            # Unless the worker is torn down (see `abort`) the step did it to itself.
             while task is not None and task.cancelling():
                 task.uncancel()
             failure = StepFailed("the call was cancelled from within")  # a failure like any other
@@ -350,4 +341,6 @@ async def _cancelled(tasks: Sequence[asyncio.Task[None] | None]) -> None:
     for task in live:
         task.cancel()
     if live:
-        await asyncio.wait(live)
+        _, deaf = await asyncio.wait(live, timeout=_FAREWELL)
+        for task in deaf:
+            _logger.warning("%s does not end although it was cancelled; it is left behind", task.get_name())

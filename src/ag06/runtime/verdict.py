@@ -64,13 +64,21 @@ def bury(delivery: Delivery, error: BaseException, reason: Reason, now_ms: int) 
         Failure(
             reason=reason,
             error_type=type(error).__name__,
-            message=_clean(str(error))[:_LONGEST_MESSAGE],
+            message=_clean(words_of(error))[:_LONGEST_MESSAGE],
             traceback=_clean(text),
             attempts=delivery.attempts + 1,
             first_ms=first,
             last_ms=now_ms,
         ),
     )
+
+
+def words_of(error: BaseException) -> str:
+    """Return what an exception says, whatever its `__str__` does."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - it is the user's code
+        return "(its __str__ failed)"
 
 
 def _clean(text: str) -> str:

@@ -50,6 +50,7 @@ class Worker:
         self._runners = [StepRunner(step, log.subscribe(step.group, self.name, visibility), shared) for step in steps]
         self._keeper = LeaseKeeper([runner.subscription for runner in self._runners], visibility)
         self._housekeeper: asyncio.Task[None] | None = None
+        self._stopping = False
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def start(self) -> None:
@@ -61,6 +62,7 @@ class Worker:
 
     async def stop(self, grace: float) -> None:
         """Stop fetching, finish or give back what is in flight within `grace` seconds, leave the groups."""
+        self._stopping = True
         deadline = asyncio.get_running_loop().time() + grace
         if self._housekeeper is not None:
             self._housekeeper.cancel()
@@ -78,8 +80,19 @@ class Worker:
         task.add_done_callback(self._watch)
         return task
 
+    def _abort(self) -> None:
+        """Let every task end: somebody cancelled one of them from outside, as the end of an event loop does."""
+        self._stopping = True
+        self._keeper.stop()
+        for runner in self._runners:
+            runner.abort()
+        if self._housekeeper is not None:
+            self._housekeeper.cancel()
+
     def _watch(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
+            if not self._stopping:
+                self._abort()
             return
         error = task.exception()
         if error is not None:
