@@ -71,6 +71,18 @@ async def test_a_killed_worker_is_started_again(events: EventStore, store_url: s
     assert sorted(await _answered(events)) == ["first", "second"]
 
 
+async def test_the_command_lines_of_workers_do_not_show_the_store(
+    events: EventStore, store_url: str, home: Path
+) -> None:
+    (home / "flow.py").write_text(FLOW.replace("os.getpid()", "__import__('sys').orig_argv, os.environ"))
+    with started("run", "flow:app", "--workers", 2, "--store", store_url, cwd=home) as workers:
+        await events.persist_event("asked", "test", "why")
+        shown = workers.line("ANSWER why from ")
+        workers.terminate()
+    assert "'flow:app'" in shown
+    assert store_url not in shown  # nor is it in what the steps start
+
+
 async def test_changed_code_is_run_after_a_reload(home: Path) -> None:
     events = EventStore(f"sqlite:///{home}/flow.db")
     with started("run", "flow:app", "--reload", cwd=home) as workers:

@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 
 
 _logger = logging.getLogger("ag06.cli")
+_STORE_VARIABLE = "AG06_RUN_STORE"
+"""How a supervisor passes `--store` on to its workers; see `ag06.runtime.supervisor`."""
 
 
 def command(
     target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Where the workflow is, such as shop.flow:app.")],
     workers: Annotated[int, typer.Option(min=1, max=256, help="Worker processes; one that dies is started again.")] = 1,
     reload: Annotated[bool, typer.Option("--reload", help="Restart when Python files below here change.")] = False,
-    store: Annotated[str | None, typer.Option(help="Store URL, instead of the workflow's own.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(envvar=_STORE_VARIABLE, show_envvar=False, help="Store URL, instead of the workflow's own."),
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
     """Run the steps of a workflow until SIGTERM or Ctrl-C.
@@ -36,6 +41,7 @@ def command(
     from ag06.runtime.loading import load_workflow
     from ag06.settings import check_setting, resolve
 
+    os.environ.pop(_STORE_VARIABLE, None)  # it is for this process, not for what the steps start
     level = resolve("log_level", log_level)
     check_setting(level)
     logging.basicConfig(level=level.value.upper(), format="%(asctime)s %(levelname)s %(name)s %(process)d %(message)s")

@@ -21,6 +21,9 @@ _SETTLE_SECONDS = 5.0
 
 USER_MISTAKE = 2
 """Exit code of a worker that cannot work as it is configured; it is not started again."""
+STORE_VARIABLE = "AG06_RUN_STORE"
+"""What `ag06 run` takes for `--store` where that is not given: a URL may hold a password, and every user of a machine
+sees command lines."""
 
 
 class WorkerProcess:
@@ -53,7 +56,7 @@ class Supervisor:
         grace: float = 20.0,
         on_death: Callable[[WorkerProcess, int], None] | None = None,
     ) -> None:
-        """`target` is `MODULE:APP`, `events` the store it runs on, `store` what to pass to workers as `--store`.
+        """`target` is `MODULE:APP`, `events` the store it runs on, `store` what workers take for their `--store`.
 
         `grace` in seconds is the workers' own.
 
@@ -128,9 +131,9 @@ class Supervisor:
 
     async def _start(self, worker: WorkerProcess) -> None:
         command = [sys.executable, "-m", "ag06", "run", self._target]
-        if self._store_url is not None:
-            command += ["--store", self._store_url]
         environment = os.environ | {"AG06_WORKER": worker.fresh_name(), "AG06_SUPERVISOR": str(os.getpid())}
+        if self._store_url is not None:
+            environment[STORE_VARIABLE] = self._store_url
         worker.process = await asyncio.create_subprocess_exec(*command, env=environment)
 
     async def _wait(self, worker: WorkerProcess) -> int:
