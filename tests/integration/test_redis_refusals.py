@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ag06 import OutcomeUnknown, StoreUnavailable
+from ag06.errors import ConfigurationError
 from ag06.persistence import EventStore
 from chain import Chain
 from faults import FAULTS, Fault, change, running_server
@@ -89,3 +90,27 @@ async def test_a_workflow_cannot_be_started_meanwhile_but_afterwards(server: Val
     async with chain.app.running():
         await chain.publish_all(range(5))
         await chain.account(range(5))
+
+
+async def test_a_user_who_is_refused_for_a_while_ends_no_worker(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_server(tmp_path) as server:
+        chain = Chain(server.url)
+        async with chain.app.running():
+            await chain.publish_all(range(COUNT))
+            await chain.entered.wait()
+            assert server.command("ACL", "SETUSER", "default", "-evalsha") == b"+OK\r\n"
+            chain.gate.set()
+            await eventually(lambda: _is(re.search("waits for the store: .* refuses this user", caplog.text)), 20)
+            await eventually(lambda: _is(re.search("commit of .* refuses this user", caplog.text)), 20)
+            assert server.command("ACL", "SETUSER", "default", "+evalsha") == b"+OK\r\n"
+            await chain.account(range(COUNT))
+
+
+async def test_a_user_who_is_refused_at_the_start_is_a_mistake_of_configuration(tmp_path: Path) -> None:
+    async with running_server(tmp_path) as server:
+        assert server.command("ACL", "SETUSER", "default", "-evalsha") == b"+OK\r\n"
+        with pytest.raises(ConfigurationError, match="refuses this user"):
+            async with Chain(server.url).app.running():
+                raise AssertionError("it runs without permission")

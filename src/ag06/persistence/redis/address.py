@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
@@ -29,18 +30,20 @@ class Address(msgspec.Struct, frozen=True):
         url: for the client library, password included.
         shown: the same without the password, for messages.
         prefix: what every key begins with. It is a hash tag, so that all keys lie in one slot of a cluster.
+        used: set once a script ran there for this process: who was allowed to work once may be so again.
     """
 
     url: str
     shown: str
     prefix: str
+    used: threading.Event = msgspec.field(default_factory=threading.Event)
 
     def at(self, host: str, port: int) -> Address:
         """Return the same log on another node of its cluster; messages go on naming the one that the user wrote."""
         parts = urlsplit(self.url)
         user, at, _ = parts.netloc.rpartition("@")
         node = f"{user}{at}{f'[{host}]' if ':' in host else host}:{port}"
-        return Address(parts._replace(netloc=node).geturl(), self.shown, self.prefix)
+        return Address(parts._replace(netloc=node).geturl(), self.shown, self.prefix, self.used)
 
 
 def read_address(url: str) -> Address:

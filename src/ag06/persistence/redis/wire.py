@@ -170,6 +170,8 @@ class Wire:
             raise
         if any(isinstance(reply, Exception) for reply in replies):
             await self._mind(replies)
+        elif commands[0][0] == b"EVALSHA":
+            self.address.used.set()
         return replies
 
     async def _with_scripts(self, commands: Sequence[Command], replies: list[Any], patience: float) -> list[Any]:
@@ -202,8 +204,14 @@ class Wire:
             await self._drop()
 
     def explain(self, error: Exception) -> AG06Error:
-        """Return what an error of the client or an error reply means to a caller; nothing was done."""
-        return explain(error, self.address.shown)
+        """Return what an error of the client or an error reply means to a caller; nothing was done.
+
+        A user who is refused is a mistake of configuration at the start, and an outage later on.
+        """
+        meaning = explain(error, self.address.shown)
+        if self.address.used.is_set() and isinstance(meaning, ConfigurationError):
+            return StoreUnavailable(f"{meaning}; nothing was done")
+        return meaning
 
 
 def _is_stale(connection: Any) -> bool:
