@@ -122,6 +122,52 @@ async def test_no_count_misses_an_event_that_moves_on_to_another_step(opened: Op
     assert set(counts) == {1}
 
 
+async def test_a_worker_that_was_frozen_past_its_lease_does_not_take_over_from_itself(opened: Open) -> None:
+    now = 1_700_000_000.0
+    log = await opened(clock=lambda: now)
+    frozen = await registered(log, visibility=30)
+    await log.append([record(1)])
+    (mine,) = await collect(frozen, 1)
+    now += 100
+    assert await frozen.fetch(1, 0.05) == []
+    assert await log.subscribe(GROUP, "other", 30).fetch(1, 0.05) == []
+    assert await frozen.commit([done(mine)]) == [True]
+
+
+async def test_what_a_worker_lost_and_got_again_is_held_by_its_second_run_alone(opened: Open) -> None:
+    now = 1_700_000_000.0
+    log = await opened(clock=lambda: now)
+    frozen = await registered(log, visibility=30)
+    await log.append([record(n) for n in range(2)])
+    before = await collect(frozen, 2)
+    now += 100
+    (theirs,) = await collect(log.subscribe(GROUP, "other", 30), 1)
+    (again,) = await collect(frozen, 1)
+    assert (number(theirs), number(again), again.suspect) == (0, 1, True)
+    await frozen.release(before)
+    await frozen.mark_started(before)
+    assert await frozen.commit([done(delivery) for delivery in before]) == [False, False]
+    assert await frozen.commit([Bury(before[1], failure())]) == [False]
+    assert await log.release_worker("w1") == 1
+    (again,) = await collect(frozen, 1)
+    assert again.deaths == 0
+    assert await frozen.commit([done(again)]) == [True]
+
+
+async def test_a_worker_that_came_back_under_its_name_gets_what_it_left_behind(opened: Open) -> None:
+    now = 1_700_000_000.0
+    log = await opened(clock=lambda: now)
+    dead = await registered(log, visibility=30)
+    await log.append([record(1)])
+    (lost,) = await collect(dead, 1)
+    now += 100
+    fresh = log.subscribe(GROUP, "w1", 30)
+    (again,) = await collect(fresh, 1)
+    assert (number(again), again.suspect) == (1, True)
+    assert await dead.commit([done(lost)]) == [False]
+    assert await fresh.commit([done(again)]) == [True]
+
+
 async def test_a_step_waits_for_no_event_that_the_retention_took(opened: Open) -> None:
     now = 1_700_000_000.0
     log = await opened(retention=10.0, clock=lambda: now)

@@ -76,11 +76,12 @@ class Claim:
     def _ready(self) -> list[_Candidate]:
         if self._taken:
             return []
+        worker = self._worker
         return [
             (
                 rank,
                 seq,
-                Delivery((seq, bool(ordered)), seq >> 20, stream & 3, body, bool(ordered), a, f, d, bool(s)),
+                Delivery((seq, bool(ordered), worker), seq >> 20, stream & 3, body, bool(ordered), a, f, d, bool(s)),
                 -1,
                 None,
             )
@@ -89,6 +90,7 @@ class Claim:
 
     def _unread(self, page: int) -> list[_Candidate]:
         found: list[_Candidate] = []
+        worker = self._worker
         for level in LEVELS:
             rows = self._execute(_UNREAD, (self._group.type * 4 + level, self._group.read[level], page))
             ageing = level * AGEING_MS
@@ -96,7 +98,7 @@ class Claim:
                 (
                     (seq >> 20) - ageing,
                     seq,
-                    Delivery((seq, bool(ordered)), seq >> 20, level, body, bool(ordered)),
+                    Delivery((seq, bool(ordered), worker), seq >> 20, level, body, bool(ordered)),
                     -1 if prev is None else prev,
                     -1 if prev_level is None else prev_level,
                 )

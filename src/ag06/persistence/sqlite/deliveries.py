@@ -38,8 +38,9 @@ SELECT min(at) FROM (
   UNION ALL SELECT min(due) FROM scheduled UNION ALL SELECT min(expires) FROM workers WHERE grp = ?1)
 """
 
-Token = tuple[int, bool]
-"""Position of the event, and whether it has a subject."""
+Token = tuple[int, bool, int]
+"""Position of the event, whether it has a subject, and the number of the worker: one that lost its lease gets another
+number, and commits nothing that it held before."""
 
 
 class GroupRow(msgspec.Struct):
@@ -98,13 +99,21 @@ def next_due_ms(connection: sqlite3.Connection, group_id: int) -> int | None:
 
 
 def worker_row(connection: sqlite3.Connection, group_id: int, worker: str, expires_ms: int) -> int:
-    """Return the number of a worker in a group, its lease extended to `expires_ms`."""
-    row = connection.execute(
-        "INSERT INTO workers (grp, name, expires) VALUES (?, ?, ?) "
-        "ON CONFLICT (grp, name) DO UPDATE SET expires = excluded.expires RETURNING id",
-        (group_id, worker, expires_ms),
-    ).fetchone()
-    return int(row[0])
+    """Return the number of a worker in a group, its lease extended to `expires_ms`; a new one if it has none."""
+    number = worker_number(connection, group_id, worker)
+    if number:
+        extend(connection, number, worker, expires_ms)
+        return number
+    connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'workers'")
+    cursor = connection.execute(
+        "INSERT INTO workers SELECT value, ?, ?, ? FROM counters WHERE name = 'workers'", (group_id, worker, expires_ms)
+    )
+    return int(cursor.lastrowid or 0)
+
+
+def extend(connection: sqlite3.Connection, number: int, worker: str, expires_ms: int) -> None:
+    """Extend the lease with this number, if it is still there."""
+    connection.execute("UPDATE workers SET expires = ? WHERE id = ? AND name = ?", (expires_ms, number, worker))
 
 
 def worker_number(connection: sqlite3.Connection, group_id: int, worker: str) -> int:
@@ -144,14 +153,15 @@ def mark_started(connection: sqlite3.Connection, group_id: int, worker: int, del
     """Note that a worker runs these now."""
     connection.executemany(
         "UPDATE deliveries SET started = 1 WHERE grp = ? AND seq = ? AND state = 0 AND worker = ?",
-        [(group_id, delivery.token[0], worker) for delivery in deliveries],
+        [(group_id, delivery.token[0], worker) for delivery in deliveries if delivery.token[2] == worker],
     )
 
 
 def release(connection: sqlite3.Connection, group_id: int, worker: int, deliveries: Sequence[Delivery]) -> None:
     """Give back some of what a worker holds; no harm done."""
     connection.executemany(
-        _GIVE_BACK + " AND seq = ?", [(group_id, worker, delivery.token[0]) for delivery in deliveries]
+        _GIVE_BACK + " AND seq = ?",
+        [(group_id, worker, delivery.token[0]) for delivery in deliveries if delivery.token[2] == worker],
     )
 
 

@@ -55,10 +55,11 @@ INSERT INTO counters SELECT 'trimmed', (SELECT coalesce(sum(appended), 0) FROM t
 """
 
 # behind: a dead letter that is delivered again went behind this event, the last of its subject then; 0 if another one
-# went behind it since.
+# went behind it since. A worker that lost its lease gets another number, one that nobody had.
 _THIRD = """
 ALTER TABLE deliveries ADD COLUMN behind INTEGER;
 CREATE INDEX deliveries_retried ON deliveries (grp, behind) WHERE behind > 0;
+INSERT INTO counters SELECT 'workers', coalesce(max(id), 0) FROM workers;
 """
 
 _STEPS = (_FIRST, _SECOND, _THIRD)

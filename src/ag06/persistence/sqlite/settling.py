@@ -52,7 +52,9 @@ class Settling:
     def _acknowledge_all(self, settlements: Sequence[Acknowledge]) -> bool:
         """Acknowledge everything in a few statements if all of it is held; else change nothing."""
         tokens = [delivery.token for settlement in settlements for delivery in settlement.deliveries]
-        rows = [(self._group.id, seq, self._worker) for seq, _ in tokens]
+        if any(worker != self._worker for _, _, worker in tokens):
+            return False
+        rows = [(self._group.id, seq, self._worker) for seq, _, _ in tokens]
         self._execute("SAVEPOINT bulk")
         if self._connection.executemany(_DONE, rows).rowcount != len(rows):
             self._execute("ROLLBACK TO bulk")
@@ -83,12 +85,15 @@ class Settling:
         return True
 
     def _holds(self, delivery: Delivery) -> bool:
-        return self._execute(_HELD, (self._group.id, delivery.token[0], self._worker)).fetchone() is not None
+        seq, _, worker = delivery.token
+        if worker != self._worker:
+            return False
+        return self._execute(_HELD, (self._group.id, seq, worker)).fetchone() is not None
 
     def _after(self, tokens: Sequence[Token]) -> None:
         """Count what was settled, and let the next events of their subjects go."""
         self._settled += len(tokens)
-        ordered = [(self._group.id, seq) for seq, has_subject in tokens if has_subject]
+        ordered = [(self._group.id, seq) for seq, has_subject, _ in tokens if has_subject]
         if ordered and self._connection.executemany(_UNBLOCK, ordered).rowcount:
             self.released = True
 

@@ -61,6 +61,7 @@ class SqliteSubscription:
         self._visibility_ms = int(visibility * 1000)
         self._now_ms = now_ms
         self._type = ""
+        self._number = 0
         self._outage = Outage(f"step {group}")
 
     # Fetch
@@ -155,9 +156,13 @@ class SqliteSubscription:
         group = table.load_group(connection, self._name)
         if group is None:
             return Claimed([])
+        until_ms = now_ms + self._visibility_ms
+        # Who claims is alive: its own lease, unless another worker ended it, goes on. One that a former process of the
+        # same name left behind ends in time.
+        table.extend(connection, self._number, self._worker, until_ms)
         table.expire(connection, group.id, now_ms)
-        worker = table.worker_row(connection, group.id, self._worker, now_ms + self._visibility_ms)
-        claim = Claim(connection, group, worker, limit)
+        self._number = table.worker_row(connection, group.id, self._worker, until_ms)
+        claim = Claim(connection, group, self._number, limit)
         deliveries = claim.run()
         return Claimed(deliveries, group.type_name, table.next_due_ms(connection, group.id), claim.more)
 
