@@ -7,7 +7,6 @@ import random
 from collections import defaultdict
 
 import msgspec
-import pytest
 
 from ag06.event import decode_event
 from ag06.persistence.log import Bury, Delivery, EventLog, Postpone, Subscription, dispatch_key
@@ -245,7 +244,6 @@ async def test_dead_letters_of_a_subject_are_retried_one_at_a_time(log: EventLog
     assert await _one_at_a_time(subscription, 4) == ["E2", "E3", "E1", "E5"]
 
 
-@pytest.mark.parametrize("adapter", ["memory", "sqlite"])
 async def test_dead_letters_retried_at_different_times_keep_their_places(log: EventLog) -> None:
     subscription = await registered(log)
     letters = await _buried(log, subscription, "E1", "E2")

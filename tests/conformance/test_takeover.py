@@ -143,7 +143,6 @@ async def test_a_retry_after_a_takeover_is_trusted_again(log: EventLog) -> None:
     assert (again.deaths, again.suspect, again.attempts) == (1, False, 1)
 
 
-@pytest.mark.parametrize("adapter", ["memory", "sqlite"])
 async def test_a_suspect_that_was_not_even_tried_stays_one(log: EventLog) -> None:
     dead = await registered(log, worker="dead")
     await log.append([record(1)])
