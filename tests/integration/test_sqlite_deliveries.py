@@ -14,6 +14,7 @@ import pytest
 
 from ag06.errors import OutcomeUnknown, StoreUnavailable
 from ag06.event import decode_event
+from ag06.persistence.admission import Admission
 from ag06.persistence.log import Appended, Bury, Delivery, LogOptions, Query
 from ag06.persistence.sqlite import SqliteLog, claiming, deliveries, settling, writer
 from ag06.persistence.sqlite import log as sqlite_log
@@ -361,3 +362,17 @@ async def test_the_write_ahead_log_stays_small_while_events_are_read(
     assert min(await asyncio.gather(*readers)) > 0
     assert Path(log.path).stat().st_size > 12 << 20
     assert largest < 6 << 20
+
+
+async def test_identities_are_forgotten_when_their_window_has_ended_however_many_there_are(tmp_path: Path) -> None:
+    log = SqliteLog(str(tmp_path / "events.db"), LogOptions())
+    await log.open()
+    short, long = Admission(dedup_window=0.001), Admission(dedup_window=600)
+    await log.append([short.admit(TYPE, "test", n) for n in range(6_000)])
+    await log.append([long.admit(TYPE, "kept", n) for n in range(10)])
+    await asyncio.sleep(0.01)
+    await log.maintain()
+    await log.close()
+    connection = sqlite3.connect(log.path)
+    assert connection.execute("SELECT count(*) FROM identities").fetchone() == (10,)
+    connection.close()

@@ -123,15 +123,19 @@ def discard(connection: sqlite3.Connection, letters: Sequence[tuple[str, str]]) 
     return connection.executemany("DELETE FROM dead_letters WHERE grp = ? AND id = ?", list(letters)).rowcount
 
 
-def forget_identities(connection: sqlite3.Connection, now_ms: int, prefix: int) -> None:
-    """Drop identities whose window ended, of those whose key begins with the byte `prefix`.
+def forget_identities(connection: sqlite3.Connection, now_ms: int, after: bytes) -> bytes:
+    """Drop those of the next identities behind `after` whose window ended; return the last one looked at.
 
-    Keys are spread evenly, so each call looks at one part in 256; an index over `expires` would cost every append.
+    `b""` at the end. One slice of the table a transaction, in the order of its keys: an index over `expires` would cost
+    every append.
     """
-    upper = bytes([prefix + 1]) if prefix < 255 else b"\xff" * 17
-    connection.execute(
-        "DELETE FROM identities WHERE key >= ? AND key < ? AND expires <= ?", (bytes([prefix]), upper, now_ms)
-    )
+    (last,) = connection.execute(
+        "SELECT max(key) FROM (SELECT key FROM identities WHERE key > ? ORDER BY key LIMIT ?)", (after, _SLICE)
+    ).fetchone()
+    if last is None:
+        return b""
+    connection.execute("DELETE FROM identities WHERE key > ? AND key <= ? AND expires <= ?", (after, last, now_ms))
+    return bytes(last)
 
 
 def trim(connection: sqlite3.Connection, before_ms: int) -> bool:

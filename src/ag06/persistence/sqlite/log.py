@@ -35,6 +35,8 @@ from ag06.persistence.sqlite.writer import Operation, Writer
 R = TypeVar("R")
 _LARGEST_APPEND = 2000
 _CHAIN_SLICE_START = (-1, "")
+_IDENTITY_SLICES = 20
+_TURN_MS = 30_000
 _MOST_SLICES = 100  # of housekeeping in one call: others write in between
 
 
@@ -57,7 +59,8 @@ class SqliteLog:
         self.waiters = Waiters()
         self._calls: list[tuple[Call, asyncio.Future[list[Appended]]]] = []
         self._records = 0
-        self._maintained = 0
+        self._identity = b""  # where the turn over the identities is
+        self._next_turn_ms = 0
         self._chains = _CHAIN_SLICE_START
 
     # Lifetime
@@ -256,13 +259,22 @@ class SqliteLog:
         now_ms = self.now_ms()
         while types := await self.writer.submit(lambda connection: promote(connection, now_ms), durable=False):
             self.waiters.wake(types)
-        prefix = self._maintained % 256
-        self._maintained += 1
-        await self.writer.submit(
-            lambda connection: keeping.forget_identities(connection, now_ms, prefix), durable=False
-        )
+        await self._forget_identities(now_ms)
         if self._options.retention:
             await self._trim(now_ms - int(self._options.retention * 1000))
+
+    async def _forget_identities(self, now_ms: int) -> None:
+        """Go on with a turn over all identities, some slices at a time; begin one at most every half minute."""
+        if not self._identity:
+            if now_ms < self._next_turn_ms:
+                return
+            self._next_turn_ms = now_ms + _TURN_MS
+        for _ in range(_IDENTITY_SLICES):
+            self._identity = await self.writer.submit(
+                lambda connection: keeping.forget_identities(connection, now_ms, self._identity), durable=False
+            )
+            if not self._identity:
+                return
 
     async def _trim(self, before_ms: int) -> None:
         for _ in range(_MOST_SLICES):
