@@ -46,12 +46,14 @@ class OutcomeUnknown(StoreUnavailable):
 
     Attributes:
         event_id: the id the event has if it was stored.
+        doubts: for each record of the append, what the store needs to find out later (`Record.doubt`), or nothing.
     """
 
-    def __init__(self, message: str, event_id: str | None = None) -> None:
+    def __init__(self, message: str, event_id: str | None = None, doubts: tuple[bytes | None, ...] = ()) -> None:
         """Say what was lost; `event_id` is filled in by the facade that knows it."""
         super().__init__(message)
         self.event_id = event_id
+        self.doubts = doubts
 
 
 class Backpressure(StoreError):  # noqa: N818 - a public name of the contract

@@ -40,6 +40,10 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         window_ms: how long the identity is remembered, in milliseconds.
         content: 16 bytes of the content where the publisher chose the id, to tell a repetition from a clash.
         due_ms: when to append it, in milliseconds since the epoch; 0: now.
+        persisted_ms: when a journal took it, in milliseconds since the epoch; 0: it comes from its publisher. Such a
+            record is a repetition if its id is known, a duplicate if its identity was persisted less than `window_ms`
+            before or after it, and its id is remembered for 7 days.
+        doubt: for one that was tried before, what `OutcomeUnknown.doubts` said of it.
     """
 
     id: str
@@ -52,6 +56,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     window_ms: int = 0
     content: bytes | None = None
     due_ms: int = 0
+    persisted_ms: int = 0
+    doubt: bytes | None = None
 
 
 class Appended(enum.IntEnum):
@@ -269,7 +275,8 @@ class EventLog(Protocol):
     ) -> list[Appended]:
         """Append records in order; return when they are durable. Check and append are one atomic operation each.
 
-        Raises `StoreUnavailable` when nothing was stored, `OutcomeUnknown` when that cannot be known.
+        Raises `StoreUnavailable` when nothing was stored, `OutcomeUnknown` when that cannot be known; its `doubts` then
+        let a later append of the same records find out, as `Record.doubt`.
         """
         ...
 
@@ -336,8 +343,12 @@ class LogOptions(msgspec.Struct, frozen=True, kw_only=True):
         durability: the level of every append and commit unless a call asks for another; `None`: the store's default.
         retention: seconds that fully acknowledged events stay; `None`: the store's default; 0: for ever.
         timeout: seconds to wait for the store to answer.
+        append_timeout: seconds to wait for it to take an append, to which comes the time of a sync; `None`: `timeout`.
+        journal: the directory for events that a remote store cannot take; `None`: publishers are told instead.
     """
 
     durability: Durability | None = None
     retention: float | None = None
     timeout: float = 10.0
+    append_timeout: float | None = None
+    journal: str | None = None
