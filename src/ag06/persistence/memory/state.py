@@ -25,6 +25,8 @@ from ag06.persistence.log import (
     dispatch_key,
 )
 
+_JOURNALLED_MS = 3_600_000  # how long it is remembered when a journal took what has an identity
+
 Token = tuple[int, int]
 """Position of the event, and the serial number of the lease: an earlier lease of the same worker commits nothing."""
 
@@ -210,6 +212,7 @@ class State:
         self.entries: deque[Entry] = deque()
         self.contents: dict[str, bytes | None] = {}
         self.identities: dict[bytes, tuple[float, str]] = {}
+        self.journalled: dict[bytes, int] = {}
         self.last: dict[tuple[str, str], int] = {}
         self.groups: dict[str, Group] = {}
         self.scheduled: list[tuple[int, int, Record]] = []
@@ -223,24 +226,40 @@ class State:
         """Check and store one record."""
         if record.id in self.contents:
             return Appended.REPEATED if record.content is None or self._is_same(record) else Appended.CLASH
-        if record.identity is not None:
-            expires, known_id = self.identities.get(record.identity, (0.0, ""))
-            if expires > now_ms:
-                if known_id == record.id:
-                    return Appended.REPEATED
-                self.duplicates += 1
-                return Appended.DUPLICATE
+        held = None if record.identity is None else self._holder(record, now_ms)
+        if held is not None:
+            self.duplicates += held is Appended.DUPLICATE
+            return held
         groups = self.listening(record.type)
         if max_backlog and any(group.backlog >= max_backlog for group in groups):
             return Appended.FULL
         if record.identity is not None:
-            self.identities[record.identity] = (now_ms + record.window_ms, record.id)
+            self._take_identity(record.identity, record, now_ms)
         self.contents[record.id] = record.content
         if record.due_ms > now_ms:
             heapq.heappush(self.scheduled, (record.due_ms, len(self.contents), record))
         else:
             self.store(record, now_ms)
         return Appended.STORED
+
+    def _holder(self, record: Record, now_ms: int) -> Appended | None:
+        """Return the outcome if another record has this one's identity: by the time it was persisted."""
+        expires, known_id = self.identities.get(record.identity or b"", (0.0, ""))
+        if not record.persisted_ms:
+            within = expires > now_ms
+        else:
+            others = [expires - record.window_ms, self.journalled.get(record.identity or b"", 0)]
+            within = any(abs(record.persisted_ms - other) < record.window_ms for other in others)
+        if not within:
+            return None
+        return Appended.REPEATED if known_id == record.id else Appended.DUPLICATE
+
+    def _take_identity(self, identity: bytes, record: Record, now_ms: int) -> None:
+        expires = (record.persisted_ms or now_ms) + record.window_ms
+        if expires > self.identities.get(identity, (0.0, ""))[0]:
+            self.identities[identity] = (expires, record.id)
+        if record.persisted_ms:
+            self.journalled[identity] = max(record.persisted_ms, self.journalled.get(identity, 0))
 
     def _is_same(self, record: Record) -> bool:
         known = self.contents[record.id]
@@ -357,6 +376,8 @@ class State:
         """Drop identities whose window ended, and events that all groups settled and the retention lets go."""
         for identity in [i for i, (expires, _) in self.identities.items() if expires <= now_ms]:
             del self.identities[identity]
+        for identity in [i for i, persisted in self.journalled.items() if persisted <= now_ms - _JOURNALLED_MS]:
+            del self.journalled[identity]
         if retention_ms:
             oldest_ms = now_ms - retention_ms
             while self.entries and not self.entries[0].open and self.entries[0].stored.recorded_ms < oldest_ms:

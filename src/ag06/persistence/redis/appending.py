@@ -14,7 +14,7 @@ from ag06.persistence.log import Appended, Durability, Record
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.durability import check_waited, waiting_command
 from ag06.persistence.redis.receipts import Call, Doubt, Receipts
-from ag06.persistence.redis.records import cut_chunks
+from ag06.persistence.redis.records import Chunk, cut_chunks, doubt
 from ag06.persistence.redis.wire import Command, Wire
 
 _logger = logging.getLogger("ag06.persistence.redis")
@@ -163,9 +163,13 @@ class Appender:
     async def _round(self, lane: _Lane, callers: list[_Waiting]) -> None:
         chunks = cut_chunks([(waiting.records, waiting.max_backlog) for waiting in callers])
         calls = [Call(chunk.script, (), chunk.arguments(), chunk.ids) for chunk in chunks]
-        replies = await lane.receipts.send(calls, self._tail)
-        if self._tail is not None:
-            check_waited(self._tail, replies.pop(), lane.wire.address.shown)
+        try:
+            replies = await lane.receipts.send(calls, self._tail)
+            if self._tail is not None:
+                check_waited(self._tail, replies.pop(), lane.wire.address.shown)
+        except OutcomeUnknown as error:
+            error.doubts = _doubts(lane.receipts, chunks)
+            raise
         refusal = next((reply for reply in replies if isinstance(reply, Exception)), None)
         digits = b"".join(
             b"?" * len(chunk.records) if isinstance(reply, Exception) else reply
@@ -176,19 +180,36 @@ class Appender:
             own = digits[at : at + len(waiting.records)]
             at += len(waiting.records)
             if refusal is not None and b"?" in own:
-                _fail([waiting], _refused(lane.wire.explain(refusal), own))
+                doubts = _doubts(lane.receipts, chunks)[at - len(own) : at]
+                _fail([waiting], _refused(lane.wire.explain(refusal), own, doubts))
             elif not waiting.outcome.done():
                 waiting.outcome.set_result(own)
 
 
-def _refused(error: AG06Error, digits: bytes) -> AG06Error:
+def _doubts(receipts: Receipts, chunks: Sequence[Chunk]) -> tuple[bytes, ...]:
+    """Return, for each record of a round that ended in doubt, where its outcome can be found later."""
+    latest = receipts.latest
+    receipts.keep()
+    return tuple(
+        doubt(latest.slot(index), latest.number, place)
+        for index, chunk in enumerate(chunks)
+        for place in range(len(chunk.records))
+    )
+
+
+def _refused(error: AG06Error, digits: bytes, doubts: tuple[bytes, ...]) -> AG06Error:
     if digits.strip(b"?") and isinstance(error, StoreUnavailable):
-        return OutcomeUnknown(f"{error}; a part of this call was stored before")
+        return OutcomeUnknown(f"{error}; a part of this call was stored before", doubts=doubts)
     return error
 
 
 def _fail(callers: Sequence[_Waiting], error: AG06Error) -> None:
+    doubts = error.doubts if isinstance(error, OutcomeUnknown) else ()
     for waiting in callers:
+        own, doubts = doubts[: len(waiting.records)], doubts[len(waiting.records) :]
         if not waiting.outcome.done():
             # An exception of its own for each caller: tracebacks must not pile up on a shared one.
-            waiting.outcome.set_exception(type(error)(*error.args))
+            told = type(error)(*error.args)
+            if isinstance(told, OutcomeUnknown):
+                told.doubts = own
+            waiting.outcome.set_exception(told)

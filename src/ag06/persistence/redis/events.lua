@@ -1,8 +1,11 @@
 -- How an event enters the log. A record is an array:
--- type, level, subject, body, id, identity, window in ms, content, due in ms, max_backlog, where the time is in body.
+-- type, level, subject, body, id, identity, window in ms, content, due in ms, max_backlog, where the time is in body, when a
+-- journal took it in ms (0: none did), and the receipt of an earlier try whose fate is unknown: its name, number, place in it.
 local CHOSEN_ID_MS = '604800000' -- how long an id that its publisher chose is remembered
 local MADE_BEFORE_MS, MADE_WITHIN_MS = 5, 200 -- how far the clock of a publisher may be off, how long its call may take
 local MADE_MOST = 200 -- events of one level looked at: this must not hold the server up
+local JOURNALLED_MS = 3600000 -- how long it is remembered when a journal took what has an identity
+local LATE_MS = 10000 -- a frozen server may still find the first try of something in its sockets, once it goes on
 local OUTPUT_ID_MS = '3600000' -- a step's output is stored with its acknowledgement, so a short memory is enough
 
 local function add(event_type, level, subject, body)
@@ -81,15 +84,76 @@ local function says_the_same(body, record)
   return before == own_before and subject == own_subject
 end
 
+-- What became of an earlier try of a record, as its receipt tells.
+local function earlier_try(record)
+  local key = P .. 'receipt:' .. record[13]
+  local number, reply = string.match(redis.call('GET', key) or '', '^(%d+) (.*)$')
+  local outcome = number == record[14] and tonumber(string.sub(reply, record[15], record[15]))
+  if outcome == STORED or outcome == REPEATED then
+    redis.call('PEXPIRE', key, CHOSEN_ID_MS) -- a write, so that a WAITAOF or WAIT behind it waits for what came before
+    return REPEATED
+  end
+  if outcome == DUPLICATE then
+    duplicates = duplicates + 1
+  end
+  return outcome ~= FULL and outcome or nil
+end
+
+local function is_within(window, one, other)
+  return math.abs(one - other) < window
+end
+
+-- The outcome for what a journal took, judged by when it did so: whoever has its identity may have come later.
+local function judge_journalled(record)
+  local identity_key, window, persisted = P .. 'd:' .. record[6], record[7], record[12]
+  local holder = redis.call('GET', identity_key)
+  if holder == record[5] then
+    return REPEATED
+  end
+  local held = holder and now - window + redis.call('PTTL', identity_key)
+  local other = redis.call('GET', P .. 'j:' .. record[6])
+  if (held and is_within(window, held, persisted)) or (other and is_within(window, tonumber(other), persisted)) then
+    duplicates = duplicates + 1
+    return DUPLICATE
+  end
+  if not other or tonumber(other) < persisted then
+    redis.call('SET', P .. 'j:' .. record[6], string.format('%.0f', persisted), 'PX', JOURNALLED_MS)
+  end
+  local left = persisted + window - now
+  if record[13] then
+    left = math.max(left, LATE_MS)
+  end
+  if left > 0 and not (held and held > persisted) then
+    redis.call('SET', identity_key, record[5], 'PX', string.format('%.0f', left))
+  end
+end
+
+local function take_identity(record)
+  if record[12] > 0 then
+    return judge_journalled(record)
+  end
+  local identity_key = P .. 'd:' .. record[6]
+  if not redis.call('SET', identity_key, record[5], 'NX', 'PX', record[7]) then
+    return remembered(identity_key, record[5])
+  end
+end
+
 local function admit(record)
-  local id, identity, content = record[5], record[6], record[8]
+  local id, identity, content, journalled = record[5], record[6], record[8], record[12] > 0
+  local fate = record[13] and earlier_try(record)
+  if fate then
+    return fate
+  end
   local id_key
-  if content or not identity then
+  if content or journalled or not identity then
     id_key = P .. 'i:' .. id
     local known = redis.call('GET', id_key)
     if known then
       if content and known ~= '' and known ~= content then
         return CLASH
+      end
+      if content or journalled then
+        redis.call('PEXPIRE', id_key, CHOSEN_ID_MS) -- a write, for a WAITAOF or WAIT behind it
       end
       return REPEATED
     end
@@ -98,21 +162,20 @@ local function admit(record)
       return says_the_same(earlier, record) and REPEATED or CLASH
     end
   end
-  local identity_key
   if identity and record[7] > 0 then
-    identity_key = P .. 'd:' .. identity
-    if not redis.call('SET', identity_key, id, 'NX', 'PX', record[7]) then
-      return remembered(identity_key, id)
+    local taken = take_identity(record)
+    if taken then
+      return taken
     end
   end
   if record[10] > 0 and is_full(record[1], record[10]) then
-    if identity_key then
-      redis.call('DEL', identity_key)
+    if identity then
+      redis.call('DEL', P .. 'd:' .. identity)
     end
     return FULL
   end
   if id_key then
-    redis.call('SET', id_key, content or '', 'PX', content and CHOSEN_ID_MS or OUTPUT_ID_MS)
+    redis.call('SET', id_key, content or '', 'PX', (content or journalled) and CHOSEN_ID_MS or OUTPUT_ID_MS)
   end
   if record[9] > now then
     schedule(id, record[1], record[2], record[3], record[4], record[9])

@@ -64,6 +64,7 @@ class Receipts:
         self._wire = wire
         self._name = os.urandom(8).hex()
         self._number = 0
+        self.latest = Receipt(self._name, 0)
         self._doubts = [] if doubts is None else doubts
         self._unknown: tuple[list[tuple[Any, ...]], Receipt] | None = None  # calls without ids of unknown fate
 
@@ -78,6 +79,7 @@ class Receipts:
         if receipt is None:
             self._number += 1
             receipt = Receipt(self._name, self._number)
+        self.latest = receipt
         loop = asyncio.get_running_loop()
         latest = loop.time() + self._wire.timeout
         deadline: float | None = None
@@ -118,6 +120,10 @@ class Receipts:
         self._doubts += [Doubt(receipt.slot(i), receipt.number, call.ids()) for i, call in enumerate(calls) if call.ids]
         if not any(call.ids for call in calls):
             self._unknown = [call.work() for call in calls], receipt
+        self.keep()
+
+    def keep(self) -> None:
+        """Let the latest receipt stay: what is sent from now on has receipts under another name."""
         self._name = os.urandom(8).hex()
 
     async def _settle_doubts(self) -> None:

@@ -13,6 +13,7 @@ _MOST_RECORDS = 500
 _MOST_BYTES = 1 << 20
 
 _pack = msgspec.msgpack.Encoder().encode
+_unpack_doubt = msgspec.msgpack.Decoder(tuple[str, str, int]).decode
 
 
 class Chunk(msgspec.Struct):
@@ -54,7 +55,14 @@ def row(record: Record, max_backlog: int = 0) -> tuple[Any, ...]:
         record.due_ms,
         max_backlog,
         0 if content is None else record.body.rindex(b',"time":"'),
+        record.persisted_ms,
+        *(() if record.doubt is None else _unpack_doubt(record.doubt)),
     )
+
+
+def doubt(slot: str, number: int, place: int) -> bytes:
+    """Return what `Record.doubt` says: the receipt of the call that carried the record, and its place in the reply."""
+    return _pack((slot, str(number), place + 1))
 
 
 def cut_chunks(calls: Iterable[tuple[Sequence[Record], int]]) -> list[Chunk]:
@@ -78,6 +86,7 @@ def cut_chunks(calls: Iterable[tuple[Sequence[Record], int]]) -> list[Chunk]:
                 or record.content is not None
                 or record.identity is None
                 or record.due_ms
+                or record.persisted_ms
                 or record.window_ms < 1
             ):
                 plain = False

@@ -46,8 +46,10 @@ class Appender:
 
     def append(self, record: Record, max_backlog: int = 0) -> Appended:
         """Check and store one record, now or when it is due."""
-        if record.content is not None:
+        if record.content is not None or record.persisted_ms:
             known = self._known(record.id)
+            if known is not None and record.content is None:
+                return Appended.REPEATED
             if known is not None:
                 return Appended.REPEATED if _is_same(known, record) else Appended.CLASH
         type_id = self._type(record.type)
@@ -57,10 +59,7 @@ class Appender:
         if record.identity is not None:
             if full and not self._remembered(record):
                 return Appended.FULL
-            taken = self._execute(
-                _TAKE_IDENTITY, (record.identity, record.id, self._now_ms + record.window_ms, self._now_ms)
-            )
-            if taken.rowcount == 0:
+            if not self._take_identity(record):
                 return self._duplicate(record)
         elif full:
             return Appended.FULL
@@ -125,6 +124,19 @@ class Appender:
             (event_id,),
         ).fetchone()
         return found
+
+    def _take_identity(self, record: Record) -> bool:
+        """Note whose the identity is; return whether nobody has it at the time that counts for this record."""
+        persisted_ms, window_ms = record.persisted_ms, record.window_ms
+        if not persisted_ms:
+            values = (record.identity, record.id, self._now_ms + window_ms, self._now_ms)
+            return self._execute(_TAKE_IDENTITY, values).rowcount > 0
+        expires = persisted_ms + window_ms
+        row = self._execute("SELECT expires FROM identities WHERE key = ?", (record.identity,)).fetchone()
+        if row is not None and abs(row[0] - expires) < window_ms:
+            return False
+        self._execute(_TAKE_IDENTITY, (record.identity, record.id, expires, expires))
+        return True
 
     def _remembered(self, record: Record) -> bool:
         row = self._execute(
