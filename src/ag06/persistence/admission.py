@@ -21,6 +21,9 @@ from ag06.settings import check_count, check_seconds
 _encode = msgspec.json.Encoder().encode
 _NORMAL = Priority.NORMAL
 _REPEAT_WINDOW_MS = 300_000
+NEVER_COMPARED = b"-"
+"""What the body of an event says whose publisher wanted it compared with no other, where others are."""
+
 _HEX = frozenset("0123456789abcdef")
 _LONGEST_DELAY = 10 * 366 * 86_400.0
 
@@ -68,16 +71,18 @@ class Admission:
         key = _optional("idempotency_key", idempotency_key)
         moment = None if time is None else check_time("time", time)
         encoded = encode_data(data, self.max_event_bytes)
-        content, window = None, self.dedup_window_ms
+        content, window, mark = None, self.dedup_window_ms, b""
         if id is None:
             chosen = new_id()
         else:
             chosen = check_name("id", id)
             content = content_hash(event_type, source, subject, encoded, moment)
-        if not dedup or self.dedup_window_ms == 0:
+        if not dedup or window == 0:
             identity, window_ms = own_identity(chosen), _REPEAT_WINDOW_MS
+            mark = NEVER_COMPARED if window else b""
         elif key is not None:
             identity, window_ms = key_hash(event_type, source, key), window
+            mark = identity.hex().encode()
         else:
             identity = content or content_hash(event_type, source, subject, encoded, moment)
             window_ms = window
@@ -86,6 +91,8 @@ class Admission:
         causation, trace = _optional("causation_id", causation_id), _optional("traceparent", traceparent)
         happened = moment or dt.datetime.now(dt.UTC)
         body = _body(chosen, event_type, source, encoded, happened, level, subject, correlation, causation, trace)
+        if mark:
+            body = b'%b,"identity":"%b"}' % (body[:-1], mark)
         return Record(
             id=chosen,
             type=event_type,
@@ -159,15 +166,27 @@ def own_identity(event_id: str) -> bytes:
     return blake2b(event_id.encode(), digest_size=16, person=b"ag06.id").digest()
 
 
-class _Said(msgspec.Struct):
+class Said(msgspec.Struct):
+    """What an event says, as its body has it; `identity` where something else than that says which events are equal."""
+
     type: str
     source: str
     data: msgspec.Raw
     time: dt.datetime
     subject: str | None = None
+    causation_id: str | None = None
+    identity: str | None = None
+
+    def hashes(self) -> tuple[bytes, bytes]:
+        """Return its content hash as its publisher's `time` counts: not, or with it."""
+        data = bytes(self.data)
+        return (
+            content_hash(self.type, self.source, self.subject, data, None),
+            content_hash(self.type, self.source, self.subject, data, self.time),
+        )
 
 
-_decode = msgspec.json.Decoder(_Said).decode
+decode_said = msgspec.json.Decoder(Said).decode
 
 
 def says(body: bytes, content: bytes | None) -> bool:
@@ -175,9 +194,7 @@ def says(body: bytes, content: bytes | None) -> bool:
 
     No hash is kept beside such an event. Its time counts where the publisher gives one when repeating it.
     """
-    said = _decode(body)
-    hashes = [content_hash(said.type, said.source, said.subject, bytes(said.data), time) for time in (None, said.time)]
-    return content in hashes
+    return content in decode_said(body).hashes()
 
 
 def check_priority(value: object) -> Priority:
