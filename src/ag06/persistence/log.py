@@ -9,7 +9,7 @@ the contract written in these docstrings.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -83,14 +83,25 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """Which events to read: `[start_ms, end_ms)` over `recorded`, of some types, behind a position."""
+    """Which events to read: `[start_ms, end_ms)` over `recorded`, of some types, at positions in `(after, below)`."""
 
     start_ms: int = 0
     end_ms: int | None = None
     types: tuple[str, ...] | None = None
     after: int = -1
+    below: int | None = None
+    level: int | None = None
+    """Only this level of priority."""
     newest: int | None = None
     """Read only about this many of the newest events in the range: a hint for `events list`."""
+
+
+class Cut(msgspec.Struct, frozen=True):
+    """A part of the log that every step is done with: the events of one type and level at positions below `below`."""
+
+    type: str
+    level: int
+    below: int
 
 
 class StepSpec(msgspec.Struct, frozen=True):
@@ -327,6 +338,38 @@ class EventLog(Protocol):
         """Delete dead letters for good; return how many were found."""
         ...
 
+    async def settled(self, before_ms: int, types: Sequence[str] | None = None) -> list[Cut]:
+        """Return what was recorded before `before_ms` and is acknowledged by every step of its type.
+
+        Only types and levels that have such events are named. A type without a step is settled as far as it goes. No
+        cut covers what is appended later; a store may leave the newest event of the log out.
+        """
+        ...
+
+    async def drop(self, cut: Cut) -> int:
+        """Delete the events of a cut, in bounded bites that let others have their turn; return how many.
+
+        What a step has not acknowledged stays, though it was settled when the cut was made: a step that was registered
+        since, with a start before the cut, finds what is still there. Positions and the memory of chosen ids live on.
+        """
+        ...
+
+    async def archives(self) -> list[str]:
+        """Return the URLs of the archives that hold events of this log, in the order they were added."""
+        ...
+
+    async def add_archive(self, url: str) -> None:
+        """Remember, at the log's level of durability, that an archive holds events of this log; idempotent."""
+        ...
+
+    async def remove_archive(self, url: str) -> None:
+        """Forget an archive, at the log's level of durability; idempotent."""
+        ...
+
+    async def lead(self, role: str, holder: str, seconds: float) -> bool:
+        """Take or renew the leadership of a role for `seconds`, 0: give it up; `False` while another holder has it."""
+        ...
+
     async def maintain(self) -> None:
         """Do the housekeeping that is due: append what was scheduled, forget old identities, trim."""
         ...
@@ -342,6 +385,7 @@ class LogOptions(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         durability: the level of every append and commit unless a call asks for another; `None`: the store's default.
         retention: seconds that fully acknowledged events stay; `None`: the store's default; 0: for ever.
+        retention_by_type: the same for some types, which beats `retention`.
         timeout: seconds to wait for the store to answer.
         append_timeout: seconds to wait for it to take an append, to which comes the time of a sync; `None`: `timeout`.
         journal: the directory for events that a remote store cannot take; `None`: publishers are told instead.
@@ -349,6 +393,7 @@ class LogOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     durability: Durability | None = None
     retention: float | None = None
+    retention_by_type: Mapping[str, float] = {}
     timeout: float = 10.0
     append_timeout: float | None = None
     journal: str | None = None

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from ag06.errors import ConfigurationError, StoreError
 from ag06.persistence.log import (
     Appended,
+    Cut,
     Delivery,
     Durability,
     GroupInfo,
@@ -26,6 +27,7 @@ from ag06.persistence.log import (
 from ag06.persistence.memory.state import Group, State
 
 _PAGE = 1000
+_BITE = 1000
 
 
 class _Named:
@@ -161,11 +163,13 @@ class MemoryLog:
         with self._log.lock:
             found = [
                 entry.stored
-                for entry in self._log.state.entries
+                for entry in self._log.state.entries.values()
                 if query.start_ms <= entry.stored.recorded_ms
                 and (query.end_ms is None or entry.stored.recorded_ms < query.end_ms)
                 and (query.types is None or entry.type in query.types)
                 and entry.stored.position > query.after
+                and (query.below is None or entry.stored.position < query.below)
+                and (query.level is None or entry.level == query.level)
             ]
         if query.newest is not None:
             found = found[-query.newest :] if query.newest else []
@@ -212,13 +216,55 @@ class MemoryLog:
         with self._log.lock:
             return sum(self._log.state.dead.pop(letter, None) is not None for letter in letters)
 
+    async def settled(self, before_ms: int, types: Sequence[str] | None = None) -> list[Cut]:
+        """Return what every step is done with; see the port."""
+        with self._log.lock:
+            return self._log.state.settled(before_ms, types)
+
+    async def drop(self, cut: Cut) -> int:
+        """Delete the events of a cut; see the port."""
+        with self._log.lock:
+            positions = self._log.state.positions_in(cut)
+        count = 0
+        for start in range(0, len(positions), _BITE):
+            bite = positions[start : start + _BITE]
+            with self._log.lock:
+                held = next((at for at, position in enumerate(bite) if self._log.state.is_open(position)), len(bite))
+                count += self._log.state.drop(bite[:held])
+            if held < len(bite):
+                break
+            await asyncio.sleep(0)
+        return count
+
+    async def archives(self) -> list[str]:
+        """Return the URLs of the log's archives; see the port."""
+        with self._log.lock:
+            return list(self._log.state.archives)
+
+    async def add_archive(self, url: str) -> None:
+        """Remember an archive; see the port."""
+        with self._log.lock:
+            self._log.state.archives.setdefault(url)
+
+    async def remove_archive(self, url: str) -> None:
+        """Forget an archive; see the port."""
+        with self._log.lock:
+            self._log.state.archives.pop(url, None)
+
+    async def lead(self, role: str, holder: str, seconds: float) -> bool:
+        """Take, renew or give up a leadership; see the port."""
+        with self._log.lock:
+            return self._log.state.lead(role, holder, self._now_ms(), seconds * 1000)
+
     async def maintain(self) -> None:
         """Append what is due, forget what may be forgotten; see the port."""
         log = self._log
+        options = self._options
         with log.lock:
             now_ms = self._now_ms()
             log.state.promote(now_ms)
-            log.state.forget(now_ms, int((self._options.retention or 0) * 1000))
+            log.state.forget(now_ms)
+            log.state.trim(now_ms, options.retention or 0, options.retention_by_type)
         log.wake()
 
     async def durability_report(self) -> list[str]:

@@ -6,7 +6,9 @@ Nothing here knows of event loops; whoever calls holds the log's lock.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ag06.persistence.admission import says
@@ -14,6 +16,7 @@ from ag06.persistence.log import (
     Acknowledge,
     Appended,
     Bury,
+    Cut,
     Delivery,
     GroupInfo,
     LogStats,
@@ -209,7 +212,8 @@ class State:
 
     def __init__(self) -> None:
         """Start empty."""
-        self.entries: deque[Entry] = deque()
+        self.entries: dict[int, Entry] = {}
+        """By position, in order."""
         self.contents: dict[str, bytes | None] = {}
         self.identities: dict[bytes, tuple[float, str]] = {}
         self.journalled: dict[bytes, int] = {}
@@ -219,6 +223,8 @@ class State:
         self.dead: dict[tuple[str, str], tuple[StoredDeadLetter, Entry]] = {}
         self.duplicates = 0
         self.position = 0
+        self.archives: dict[str, None] = {}
+        self.leaders: dict[str, tuple[str, float]] = {}
 
     # Append
 
@@ -265,7 +271,7 @@ class State:
         known = self.contents[record.id]
         if known is not None:
             return known == record.content
-        bodies = [entry.stored.body for entry in self.entries if entry.id == record.id]
+        bodies = [entry.stored.body for entry in self.entries.values() if entry.id == record.id]
         bodies += [later.body for _, _, later in self.scheduled if later.id == record.id]
         return not bodies or says(bodies[0], record.content)
 
@@ -278,7 +284,7 @@ class State:
             self.last[record.type, record.subject] = self.position
         stored = Stored(self.position, self.position >> 20, record.body)
         entry = Entry(stored, record.id, record.type, record.level, record.subject, prev)
-        self.entries.append(entry)
+        self.entries[self.position] = entry
         for group in self.listening(record.type):
             group.add_unread(entry)
 
@@ -299,7 +305,7 @@ class State:
         if start == "end":
             return
         first_ms = start if isinstance(start, int) else 0
-        for entry in self.entries:
+        for entry in self.entries.values():
             if entry.type == spec.type and entry.stored.recorded_ms >= first_ms:
                 group.add_unread(entry)
 
@@ -372,13 +378,66 @@ class State:
         groups = tuple(self.info(self.groups[name]) for name in sorted(self.groups))
         return LogStats(len(self.entries), self.duplicates, len(self.scheduled), len(self.dead), groups)
 
-    def forget(self, now_ms: int, retention_ms: int) -> None:
-        """Drop identities whose window ended, and events that all groups settled and the retention lets go."""
+    # Keep
+
+    def forget(self, now_ms: int) -> None:
+        """Drop identities whose window ended."""
         for identity in [i for i, (expires, _) in self.identities.items() if expires <= now_ms]:
             del self.identities[identity]
         for identity in [i for i, persisted in self.journalled.items() if persisted <= now_ms - _JOURNALLED_MS]:
             del self.journalled[identity]
-        if retention_ms:
-            oldest_ms = now_ms - retention_ms
-            while self.entries and not self.entries[0].open and self.entries[0].stored.recorded_ms < oldest_ms:
-                self.entries.popleft()
+
+    def trim(self, now_ms: int, retention: float, by_type: Mapping[str, float]) -> None:
+        """Drop events that all groups settled and that are older than the seconds their type stays; 0: for ever."""
+        shortest = min([seconds for seconds in (retention, *by_type.values()) if seconds], default=0)
+        if not shortest:
+            return
+        old = []
+        for position, entry in self.entries.items():
+            age_ms = now_ms - entry.stored.recorded_ms
+            if age_ms <= shortest * 1000:
+                break
+            seconds = by_type.get(entry.type, retention)
+            if seconds and age_ms > seconds * 1000 and not entry.open:
+                old.append(position)
+        self.drop(old)
+
+    def settled(self, before_ms: int, types: Sequence[str] | None) -> list[Cut]:
+        """Return up to where all groups are done with each type and level, where there is something.
+
+        That is never beyond the end of the log: what comes later is no part of it.
+        """
+        limit = min(before_ms << 20, self.position + 1)
+        open_from: dict[tuple[str, int], int] = {}
+        found: dict[tuple[str, int], int] = {}
+        for position, entry in self.entries.items():
+            line = (entry.type, entry.level)
+            if position >= limit:
+                break
+            if entry.open:
+                open_from.setdefault(line, position)
+            elif line not in open_from and (types is None or entry.type in types):
+                found[line] = position
+        return [Cut(*line, open_from.get(line, limit)) for line in sorted(found)]
+
+    def positions_in(self, cut: Cut) -> list[int]:
+        """Return the positions of a cut, in order."""
+        before = itertools.takewhile(lambda entry: entry.stored.position < cut.below, self.entries.values())
+        return [entry.stored.position for entry in before if (entry.type, entry.level) == (cut.type, cut.level)]
+
+    def is_open(self, position: int) -> bool:
+        """Whether a group has not settled the event at a position."""
+        entry = self.entries.get(position)
+        return entry is not None and entry.open > 0
+
+    def drop(self, positions: Sequence[int]) -> int:
+        """Delete events; return how many there were."""
+        return sum([self.entries.pop(position, None) is not None for position in positions])
+
+    def lead(self, role: str, holder: str, now_ms: int, duration_ms: float) -> bool:
+        """Let `holder` have a role until `duration_ms` from now, if it is free or its own."""
+        leader, until_ms = self.leaders.get(role, (holder, 0.0))
+        if leader != holder and until_ms > now_ms:
+            return False
+        self.leaders[role] = (holder, now_ms + duration_ms)
+        return True

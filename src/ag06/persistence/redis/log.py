@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from ag06.errors import ConfigurationError, StoreError, StoreUnavailable
 from ag06.persistence.log import (
     Appended,
+    Cut,
     Durability,
     GroupInfo,
     LogOptions,
@@ -26,11 +27,14 @@ from ag06.persistence.redis.appending import Appender
 from ag06.persistence.redis.dead_letters import DeadLetters
 from ag06.persistence.redis.reading import read_pages
 from ag06.persistence.redis.registry import Registry
+from ag06.persistence.redis.scripts import script
 from ag06.persistence.redis.subscription import RedisSubscription
 from ag06.persistence.redis.upkeep import Upkeep
 from ag06.persistence.redis.wire import Wire
 
 _RETENTION = 7 * 86_400.0
+_SYNC_SECONDS = 2.0
+"""What a sync may take on top: up to a second goes by under `appendfsync everysec`."""
 _OLDEST_SERVER = (6, 2)
 
 
@@ -44,13 +48,14 @@ class RedisLog:
         """Take `redis://[USER:PASSWORD@]HOST[:PORT][/DB][?log=NAME]`; `rediss` means TLS."""
         self._address = read_address(url)
         self._timeout = options.timeout
+        self._options = options
         self._durability: Durability = options.durability or "server"
         retention = _RETENTION if options.retention is None else options.retention
         self._control = Wire(self._address, options.timeout)
         self._appenders: dict[Durability, Appender] = {}
         self._registry = Registry(self._control)
         self._letters = DeadLetters(self._control, self._registry)
-        self._upkeep = Upkeep(self._control, self._registry, retention)
+        self._upkeep = Upkeep(self._control, self._registry, retention, options.retention_by_type)
         self._subscriptions: weakref.WeakSet[RedisSubscription] = weakref.WeakSet()
 
     async def open(self) -> None:
@@ -95,8 +100,14 @@ class RedisLog:
     def _appender(self, level: Durability) -> Appender:
         appender = self._appenders.get(level)
         if appender is None:
-            appender = self._appenders[level] = Appender(self._address, self._timeout, level)
+            appender = self._appenders[level] = Appender(self._address, self._append_timeout(level), level)
         return appender
+
+    def _append_timeout(self, level: Durability) -> float:
+        if self._options.append_timeout is None:
+            return self._timeout
+        sync = 0.0 if level == "server" else _SYNC_SECONDS
+        return min(self._timeout, self._options.append_timeout + sync)
 
     async def register(self, workflow: str, steps: Sequence[StepSpec]) -> None:
         """Make the steps known; see `EventLog.register`."""
@@ -150,6 +161,40 @@ class RedisLog:
     async def discard_dead_letters(self, letters: Sequence[tuple[str, str]]) -> int:
         """Delete dead letters for good; return how many were found."""
         return await self._letters.discard(letters)
+
+    async def settled(self, before_ms: int, types: Sequence[str] | None = None) -> list[Cut]:
+        """Return what every step is done with; see `EventLog.settled`."""
+        return await self._upkeep.settled(before_ms, types)
+
+    async def drop(self, cut: Cut) -> int:
+        """Delete the events of a cut, in bounded bites; see `EventLog.drop`."""
+        return await self._upkeep.drop(cut)
+
+    async def archives(self) -> list[str]:
+        """Return the URLs of the archives that hold events of this log, in the order they were added."""
+        urls = await self._control.run_command("LRANGE", f"{self._address.prefix}archives", 0, -1)
+        return [url.decode() for url in urls]
+
+    async def add_archive(self, url: str) -> None:
+        """Remember, at the log's level of durability, that an archive holds events of this log."""
+        await self._note_archive(url, 1)
+
+    async def remove_archive(self, url: str) -> None:
+        """Forget an archive, at the log's level of durability."""
+        await self._note_archive(url, 0)
+
+    async def _note_archive(self, url: str, here: int) -> None:
+        noting = self._control.call(script("archive"), url, here)
+        waiting = await durable.waiting_command(self._control, self._durability)
+        if waiting is None:
+            await self._control.ask(noting)
+        else:
+            _, waited = await self._control.ask(noting, waiting)
+            durable.check_waited(waiting, waited, self._address.shown)
+
+    async def lead(self, role: str, holder: str, seconds: float) -> bool:
+        """Take or renew the leadership of a role for `seconds`, 0: give it up; see `EventLog.lead`."""
+        return bool(await self._control.run("lead", role, holder, int(seconds * 1000)))
 
     async def maintain(self) -> None:
         """Do the housekeeping that is due: append what was scheduled, trim, forget subjects that are gone."""

@@ -60,10 +60,13 @@ async def _extent(wire: Wire, query: Query) -> tuple[list[str], int]:
     end = position_of(last) if last else -1
     if query.end_ms is not None:
         end = min(end, (query.end_ms << 20) - 1)
+    if query.below is not None:
+        end = min(end, query.below - 1)
     types = sorted(known_type.decode() for known_type in known)
     if query.types is not None:
         types = [known_type for known_type in types if known_type in query.types]
-    return [f"{prefix}s:{known_type}:{level}" for known_type in types for level in range(4)], end
+    levels = range(4) if query.level is None else (query.level,)
+    return [f"{prefix}s:{known_type}:{level}" for known_type in types for level in levels], end
 
 
 async def _newest(wire: Wire, keys: Sequence[str], start: int, end: int, number: int) -> int:

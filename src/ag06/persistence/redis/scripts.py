@@ -20,6 +20,7 @@ _COUNTS = ("clock", "counts")
 _EVENTS = (*_COUNTS, "events")
 _DELIVERIES = (*_EVENTS, "ids", "deliveries")
 _HELD = (*_DELIVERIES, "held")
+_PLACES = (*_COUNTS, "ids", "places")
 _PARTS: dict[str, tuple[str, ...]] = {
     "append": (),
     "admit": (*_EVENTS, "receipt"),
@@ -28,7 +29,11 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "register": _COUNTS,
     "census": _COUNTS,
     "discard": ("clock",),
-    "trim": (*_COUNTS, "ids"),
+    "trim": _PLACES,
+    "settled": _PLACES,
+    "drop": _PLACES,
+    "archive": ("clock",),
+    "lead": ("clock",),
     "tails": _COUNTS,
     "fetch": (*_DELIVERIES, "promotion"),
     "order": _DELIVERIES,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ag06.errors import ConfigurationError
 from ag06.event import id_and_subject
-from ag06.persistence.log import StepSpec, dispatch_key
+from ag06.persistence.log import Cut, StepSpec, dispatch_key
 from ag06.persistence.sqlite.appending import find_type
 from ag06.persistence.sqlite.deliveries import BLOCKED, LEVELS, READY, GroupRow, load_group, open_before
 
@@ -138,33 +138,65 @@ def forget_identities(connection: sqlite3.Connection, now_ms: int, after: bytes)
     return bytes(last)
 
 
-def trim(connection: sqlite3.Connection, before_ms: int) -> bool:
-    """Delete a slice of the events recorded before `before_ms` that every group settled; return whether it was full.
+def trim(connection: sqlite3.Connection, now_ms: int, retention: float, by_type: Mapping[str, float]) -> bool:
+    """Delete a slice of each stream's events that every group settled and that are older than the seconds they stay.
 
-    The newest event always stays: positions go on from it.
+    `by_type` beats `retention`; 0: for ever. Returns whether there may be more.
     """
-    (newest,) = connection.execute("SELECT max(seq) FROM events").fetchone()
+    newest = _newest(connection)
     full = False
-    for (type_id,) in connection.execute("SELECT id FROM types").fetchall():
-        for level in LEVELS:
-            limit = min(before_ms << 20, newest or 0, _first_needed(connection, type_id, level))
-            full |= _trim_stream(connection, type_id * 4 + level, limit)
+    for type_id, name in connection.execute("SELECT id, name FROM types").fetchall():
+        seconds = by_type.get(name, retention)
+        before = (now_ms - int(seconds * 1000)) << 20
+        for level in LEVELS if seconds else ():
+            limit = min(before, newest, _first_needed(connection, type_id, level))
+            full |= _trim_stream(connection, type_id * 4 + level, limit, _SLICE) == _SLICE
     return full
 
 
-def _trim_stream(connection: sqlite3.Connection, stream: int, limit: int) -> bool:
+def settled(connection: sqlite3.Connection, before_ms: int, types: Sequence[str] | None) -> list[Cut]:
+    """Return up to where every group settled each stream, where it has events before that; see the port."""
+    newest = _newest(connection)
+    cuts: list[Cut] = []
+    for type_id, name in connection.execute("SELECT id, name FROM types ORDER BY name").fetchall():
+        for level in LEVELS if types is None or name in types else ():
+            limit = min(before_ms << 20, newest, _first_needed(connection, type_id, level))
+            found = connection.execute(
+                "SELECT 1 FROM events WHERE stream = ? AND seq < ? LIMIT 1", (type_id * 4 + level, limit)
+            )
+            if found.fetchone() is not None:
+                cuts.append(Cut(name, level, limit))
+    return cuts
+
+
+def drop(connection: sqlite3.Connection, cut: Cut, most: int) -> int:
+    """Delete the first events of a cut, at most `most`, that every group settled; return how many."""
+    row = connection.execute("SELECT id FROM types WHERE name = ?", (cut.type,)).fetchone()
+    if row is None:
+        return 0
+    limit = min(cut.below, _newest(connection), _first_needed(connection, row[0], cut.level))
+    return _trim_stream(connection, row[0] * 4 + cut.level, limit, most)
+
+
+def _newest(connection: sqlite3.Connection) -> int:
+    """Return the position of the newest event, which always stays: positions go on from it."""
+    (newest,) = connection.execute("SELECT max(seq) FROM events").fetchone()
+    return newest or 0
+
+
+def _trim_stream(connection: sqlite3.Connection, stream: int, limit: int, most: int) -> int:
     rows = connection.execute(
-        "SELECT seq, id, content FROM events WHERE stream = ? AND seq < ? ORDER BY seq LIMIT ?", (stream, limit, _SLICE)
+        "SELECT seq, id, content FROM events WHERE stream = ? AND seq < ? ORDER BY seq LIMIT ?", (stream, limit, most)
     ).fetchall()
     if not rows:
-        return False
+        return 0
     connection.executemany(
         "INSERT OR IGNORE INTO trimmed_ids VALUES (?, ?)",
         [(event_id, content) for _, event_id, content in rows if content is not None],
     )
     connection.executemany("DELETE FROM events WHERE seq = ?", [(seq,) for seq, _, _ in rows])
     connection.execute("UPDATE counters SET value = value + ? WHERE name = 'trimmed'", (len(rows),))
-    return len(rows) == _SLICE
+    return len(rows)
 
 
 def _first_needed(connection: sqlite3.Connection, type_id: int, level: int) -> int:

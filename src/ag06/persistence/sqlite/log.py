@@ -13,6 +13,7 @@ from typing import TypeVar
 from ag06.errors import ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
 from ag06.persistence.log import (
     Appended,
+    Cut,
     Durability,
     GroupInfo,
     LogOptions,
@@ -23,7 +24,7 @@ from ag06.persistence.log import (
     Stored,
     StoredDeadLetter,
 )
-from ag06.persistence.sqlite import keeping, reading
+from ag06.persistence.sqlite import archives, keeping, reading
 from ag06.persistence.sqlite.appending import Call, append_calls, promote
 from ag06.persistence.sqlite.deliveries import take_over_worker
 from ag06.persistence.sqlite.reading import snapshot
@@ -38,6 +39,8 @@ _CHAIN_SLICE_START = (-1, "")
 _IDENTITY_SLICES = 20
 _TURN_MS = 30_000
 _MOST_SLICES = 100  # of housekeeping in one call: others write in between
+_BITE = 500  # events of a cut that one transaction deletes
+_LONGEST_PAUSE = 0.1  # seconds between two of them
 
 
 class SqliteLog:
@@ -254,14 +257,49 @@ class SqliteLog:
 
     # Keep
 
+    async def settled(self, before_ms: int, types: Sequence[str] | None = None) -> list[Cut]:
+        """Return what every step is done with; see the port."""
+        return await self.read_with(lambda connection: keeping.settled(connection, before_ms, types))
+
+    async def drop(self, cut: Cut) -> int:
+        """Delete the events of a cut; as long as this takes, others have the file at least half of the time."""
+        loop = asyncio.get_running_loop()
+        total = 0
+        while True:
+            began = loop.time()
+            count = await self.writer.submit(lambda connection: keeping.drop(connection, cut, _BITE), durable=False)
+            total += count
+            if count < _BITE:
+                return total
+            await asyncio.sleep(min(loop.time() - began, _LONGEST_PAUSE))
+
+    async def archives(self) -> list[str]:
+        """Return the URLs of the log's archives; see the port."""
+        return await self.read_with(archives.archives)
+
+    async def add_archive(self, url: str) -> None:
+        """Remember an archive; see the port."""
+        await self.writer.submit(lambda connection: archives.add_archive(connection, url))
+
+    async def remove_archive(self, url: str) -> None:
+        """Forget an archive; see the port."""
+        await self.writer.submit(lambda connection: archives.remove_archive(connection, url))
+
+    async def lead(self, role: str, holder: str, seconds: float) -> bool:
+        """Take, renew or give up a leadership; see the port."""
+        return await self.writer.submit(
+            lambda connection: archives.lead(connection, role, holder, self.now_ms(), int(seconds * 1000)),
+            durable=False,
+        )
+
     async def maintain(self) -> None:
         """Append what is due, forget what may be forgotten, in short transactions; see the port."""
         now_ms = self.now_ms()
         while types := await self.writer.submit(lambda connection: promote(connection, now_ms), durable=False):
             self.waiters.wake(types)
         await self._forget_identities(now_ms)
-        if self._options.retention:
-            await self._trim(now_ms - int(self._options.retention * 1000))
+        if self._options.retention or any(self._options.retention_by_type.values()):
+            await self._trim(now_ms)
 
     async def _forget_identities(self, now_ms: int) -> None:
         """Go on with a turn over all identities, some slices at a time; begin one at most every half minute."""
@@ -276,9 +314,12 @@ class SqliteLog:
             if not self._identity:
                 return
 
-    async def _trim(self, before_ms: int) -> None:
+    async def _trim(self, now_ms: int) -> None:
+        retention, by_type = self._options.retention or 0, self._options.retention_by_type
         for _ in range(_MOST_SLICES):
-            if not await self.writer.submit(lambda connection: keeping.trim(connection, before_ms), durable=False):
+            if not await self.writer.submit(
+                lambda connection: keeping.trim(connection, now_ms, retention, by_type), durable=False
+            ):
                 break
         after = self._chains
         self._chains = await self.writer.submit(

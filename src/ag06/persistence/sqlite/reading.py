@@ -58,14 +58,22 @@ def plan(connection: sqlite3.Connection, query: Query) -> Span:
     last = -1 if last is None else last
     if query.end_ms is not None:
         last = min(last, (min(query.end_ms, 1 << 42) << 20) - 1)
+    if query.below is not None:
+        last = min(last, query.below - 1)
     span = Span(max(query.after, (min(query.start_ms, 1 << 42) << 20) - 1), last, None)
-    if query.types is not None:
-        names = sorted(set(query.types))
-        found = [connection.execute("SELECT id FROM types WHERE name = ?", (name,)).fetchone() for name in names]
-        span.streams = [row[0] * 4 + level for row in found if row is not None for level in range(4)]
+    if query.types is not None or query.level is not None:
+        levels = range(4) if query.level is None else (query.level,)
+        span.streams = [type_id * 4 + level for type_id in _type_ids(connection, query.types) for level in levels]
     if query.newest is not None:
         span.after = max(span.after, _before_newest(connection, span, query.newest))
     return span
+
+
+def _type_ids(connection: sqlite3.Connection, names: tuple[str, ...] | None) -> list[int]:
+    if names is None:
+        return [type_id for (type_id,) in connection.execute("SELECT id FROM types")]
+    found = [connection.execute("SELECT id FROM types WHERE name = ?", (name,)).fetchone() for name in set(names)]
+    return [row[0] for row in found if row is not None]
 
 
 def _before_newest(connection: sqlite3.Connection, span: Span, count: int) -> int:

@@ -62,7 +62,12 @@ CREATE INDEX deliveries_retried ON deliveries (grp, behind) WHERE behind > 0;
 INSERT INTO counters SELECT 'workers', coalesce(max(id), 0) FROM workers;
 """
 
-_STEPS = (_FIRST, _SECOND, _THIRD)
+_FOURTH = """
+CREATE TABLE archives (n INTEGER PRIMARY KEY AUTOINCREMENT, url TEXT NOT NULL UNIQUE) STRICT;
+CREATE TABLE leaders (role TEXT PRIMARY KEY, holder TEXT NOT NULL, expires INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
+_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH)
 VERSION = len(_STEPS)
 """Kept in `user_version`: how many steps a file has taken. An older file takes the others, a newer one is refused."""
 
@@ -159,7 +164,8 @@ def _make_file(path: Path) -> None:
     another process could then delete the write-ahead log under our feet.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            _make_directory(path.parent)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except OSError as error:
@@ -170,6 +176,22 @@ def _make_file(path: Path) -> None:
     for place in (path, path.parent):  # the write-ahead log lies beside the file
         if not os.access(place, os.R_OK | os.W_OK):
             raise ConfigurationError(f"store {path}: cannot be opened for writing ({place} is read-only for this user)")
+
+
+def _make_directory(path: Path) -> None:
+    """Create a directory and those above it if they are missing, and sync its name: SQLite syncs what lies in it alone.
+
+    One that is there may be another process's, which has not come to that yet.
+    """
+    if not path.is_dir():
+        _make_directory(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(PermissionError):  # one that may not be listed is older than this log
+        above = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(above)
+        finally:
+            os.close(above)
 
 
 def _filesystem(path: str) -> str:
