@@ -10,6 +10,7 @@ import pytest
 
 from ag06.persistence import EventStore
 from commands import Ended, ag06
+from faults import running_server
 from servers import ValkeyServer
 
 FLAG = ["--store", "sqlite:///flag.db"]
@@ -98,6 +99,17 @@ async def test_doctor_translates_what_a_crash_of_the_server_would_lose(tmp_path:
     ended = ag06("doctor", "--json", "--store", f"{valkey.url}?log=doctor-{os.getpid()}", cwd=tmp_path)
     assert ended.code == 0, ended
     assert any("loses the whole log" in what for what in _what(ended, "durability"))
+
+
+async def test_doctor_warns_of_a_server_that_evicts_and_of_levels_that_it_would_refuse(tmp_path: Path) -> None:
+    async with running_server(
+        tmp_path / "server", **{"appendonly": "yes", "maxmemory-policy": "allkeys-lru"}
+    ) as server:
+        ended = ag06("doctor", "--json", "--store", server.url, cwd=tmp_path)
+    assert ended.code == 0, ended
+    warned = [finding["what"] for finding in ended.json if finding["status"] == "warn"]
+    assert any("throws events away" in what for what in warned)
+    assert any("'fsync' and 'replicated' are refused here" in what for what in warned)
 
 
 async def test_no_password_is_shown(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +33,64 @@ async def replica(tmp_path: Path, server: ValkeyServer) -> AsyncIterator[ValkeyS
         yield started
 
 
+def server_with(directory: Path, config: dict[str, str]) -> AbstractAsyncContextManager[ValkeyServer]:
+    if "include" in config:
+        (directory / config["include"]).write_text('rename-command WAITAOF ""\n')
+        config = {**config, "include": str(directory / config["include"])}
+    return running_server(directory / "server", **config)
+
+
 async def data(store: EventStore) -> list[Any]:
     return [event.data for event in await store.replay_from(0)]
 
 
-@pytest.mark.parametrize(
-    ("level", "words"),
-    [
-        ("fsync", "cannot give durability='fsync': it needs Redis 7.2 or Valkey with appendonly yes"),
-        ("replicated", "cannot give durability='replicated': no replica answers"),
-    ],
-)
-async def test_a_level_that_the_server_cannot_give_is_an_error_at_the_start(
-    server: ValkeyServer, level: Any, words: str
+TOO_OLD = {"appendonly": "yes", "include": "old.conf"}
+"""A server before 7.2 answers WAITAOF as any command that it does not know; see `server_with`."""
+
+REFUSED: list[tuple[str, dict[str, str], str]] = [
+    ("fsync", {}, "it has no append-only file (appendonly no)"),
+    ("fsync", TOO_OLD, "it is too old for WAITAOF"),
+    ("fsync", {"appendonly": "yes", "maxmemory-policy": "allkeys-lru"}, "maxmemory-policy allkeys-lru"),
+    ("fsync", {"appendonly": "yes", "maxmemory-policy": "volatile-ttl", "maxmemory": "1gb"}, "policy volatile-ttl"),
+    ("replicated", {}, "no replica answers"),
+    ("replicated", {"maxmemory-policy": "allkeys-random"}, "it deletes events when it is full"),
+]
+
+
+@pytest.mark.parametrize(("level", "config", "words"), REFUSED)
+async def test_a_level_that_the_server_cannot_give_is_an_error_until_the_user_lowers_it(
+    tmp_path: Path, level: Any, config: dict[str, str], words: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match=words):
-        await EventStore().initialize(server.url, durability=level)
-    app = Workflow("w", store=server.url, durability=level)
+    async with server_with(tmp_path, config) as server:
+        pattern = re.escape(f"cannot give durability={level!r}: ") + ".*" + re.escape(words)
+        with pytest.raises(ConfigurationError, match=pattern):
+            await EventStore().initialize(server.url, durability=level)
+        app = Workflow("w", store=server.url, durability=level)
 
-    @app.step("t")
-    async def step(event: Any) -> None:
-        raise AssertionError("nothing was published")
+        @app.step("t")
+        async def step(event: Any) -> None:
+            raise AssertionError("nothing was published")
 
-    with pytest.raises(ConfigurationError, match=words):
-        async with app.running():
-            raise AssertionError("it runs, although the server cannot keep the promise")
-    store = EventStore(server.url)
-    assert await data(store) == []
-    assert (await store.stats()).groups == ()
+        with pytest.raises(ConfigurationError, match=pattern):
+            async with app.running():
+                raise AssertionError("it runs, although the server cannot keep the promise")
+        store = EventStore(server.url)  # at the lower level "server"
+        with pytest.raises(ConfigurationError, match=pattern):
+            await store.persist_event("t", "s", 1, durability=level)
+        assert await data(store) == []
+        assert (await store.stats()).groups == ()
+        assert await store.persist_event("t", "s", 2) is not None
+        assert await data(store) == [2]
+        await store.close()
+
+
+async def test_a_replica_does_not_make_up_for_a_server_that_evicts(server: ValkeyServer, replica: ValkeyServer) -> None:
+    configure(server, maxmemory_policy="allkeys-lru")
+    with pytest.raises(ConfigurationError, match="'replicated': it deletes events when it is full"):
+        await EventStore().initialize(server.url, durability="replicated")
+    configure(server, maxmemory_policy="noeviction")
+    store = EventStore(server.url, durability="replicated")
+    assert await store.persist_event("t", "s", 1) is not None
     await store.close()
 
 
@@ -166,9 +198,21 @@ REPORTS: list[tuple[dict[str, str], list[str]]] = [
     ),
     (
         {"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"},
-        ["maxmemory-policy allkeys-lru: a full server throws events away; set it to noeviction"],
+        [
+            "maxmemory-policy allkeys-lru: a full server throws events away; set it to noeviction",
+            "durability='fsync' and 'replicated' are refused here (maxmemory-policy allkeys-lru)",
+        ],
+    ),
+    (
+        {"appendonly": "yes", "maxmemory-policy": "volatile-lru"},
+        [
+            "maxmemory-policy volatile-lru: once maxmemory is set, a full server throws events away; "
+            "set it to noeviction",
+            "durability='fsync' and 'replicated' are refused here (maxmemory-policy volatile-lru)",
+        ],
     ),
 ]
+NO_FILE = "durability='fsync' is refused here: it has no append-only file (appendonly no)"
 
 
 async def report(server: ValkeyServer, name: str = "ag06") -> list[str]:
@@ -179,7 +223,7 @@ async def report(server: ValkeyServer, name: str = "ag06") -> list[str]:
 
 
 async def test_the_report_says_in_plain_words_what_a_crash_can_lose(server: ValkeyServer) -> None:
-    assert len(await report(server)) == 2
+    assert len(await report(server)) == 3
     for settings, sentences in REPORTS:
         defaults = {"save": "", "appendonly": "no", "appendfsync": "everysec", "maxmemory": "0"}
         configure(server, **{**defaults, "maxmemory-policy": "noeviction", **settings})
@@ -187,12 +231,16 @@ async def test_the_report_says_in_plain_words_what_a_crash_can_lose(server: Valk
         for sentence in sentences:
             assert sentence in words, settings
         assert "no replica: if the machine is lost, so is the log" in words
-        assert ("throws events away" in " ".join(words)) is ("maxmemory-policy" in settings)
+        evicts = "maxmemory-policy" in settings
+        assert ("throws events away" in " ".join(words)) is evicts
+        assert (NO_FILE in words) is ("appendonly" not in settings and not evicts)
+        assert ("refused" in " ".join(words)) is ("appendonly" not in settings or evicts)
 
 
-async def test_an_eviction_policy_without_a_limit_of_memory_is_no_danger(server: ValkeyServer) -> None:
-    configure(server, maxmemory="0", maxmemory_policy="volatile-lru")
-    assert "throws" not in " ".join(await report(server))
+async def test_the_report_says_that_a_server_is_too_old_to_be_waited_for(tmp_path: Path) -> None:
+    async with server_with(tmp_path, TOO_OLD) as old:
+        (sentence,) = [line for line in await report(old) if "refused" in line]
+        assert sentence.startswith("durability='fsync' is refused here: it is too old for WAITAOF")
 
 
 async def test_the_report_counts_replicas_and_knows_a_replica(server: ValkeyServer, replica: ValkeyServer) -> None:

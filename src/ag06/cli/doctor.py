@@ -27,6 +27,7 @@ _OPTIONAL = {"redis": "no redis:// stores", "hiredis": "Redis replies are parsed
 _INTERNAL = {"AG06_WORKER", "AG06_SUPERVISOR", "AG06_CRASH_CYCLES"}
 _LEAST_FREE = 256 * 1024 * 1024
 USER_MISTAKE = 2
+_ALARMING = ("lose", "lost", "nothing when", "unknown", "throws", "refuse")
 _STALE_MS = 15 * 60 * 1000
 
 
@@ -112,8 +113,8 @@ async def _store(store: str | None) -> tuple[list[Finding], int]:
 
 
 def _gravity(line: str) -> Literal["pass", "warn"]:
-    """A sentence that says what can be lost is a warning."""
-    return "warn" if any(word in line for word in ("lose", "lost", "nothing when", "unknown")) else "pass"
+    """A sentence that says what can be lost, or what is refused, is a warning."""
+    return "warn" if any(word in line for word in _ALARMING) else "pass"
 
 
 def _group(group: GroupInfo) -> list[Finding]:

@@ -8,30 +8,47 @@ from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown
 from ag06.persistence.log import Durability
 from ag06.persistence.redis.wire import Command, Wire
 
+_KEEPS_ALL = "noeviction"
+
+_NO_DISK = "it has no append-only file (appendonly no)"
+_TOO_OLD = "it is too old for WAITAOF, which came with Redis 7.2 and is in every Valkey from 7.2 on"
+
 
 async def waiting_command(wire: Wire, level: Durability) -> Command | None:
     """Return the command to send behind a write at this level; `None`: the server's word is enough.
 
-    Raises `ConfigurationError` if the server cannot give this level.
+    Raises `ConfigurationError` if the server cannot give this level, or would throw events away when it is full.
     """
     if level == "server":
         return None
     millis = max(1, int(wire.timeout * 900))
-    shown = wire.address.shown
     await wire.run_command("EXISTS", wire.address.prefix)  # in a cluster: to the node that has the log
+    policy = (await _info(wire, "memory")).get("maxmemory_policy", _KEEPS_ALL)
+    if policy != _KEEPS_ALL:
+        raise _refusal(wire, level, f"it deletes events when it is full (maxmemory-policy {policy}, not {_KEEPS_ALL})")
     if level == "fsync":
         (reply,) = await wire.request([("WAITAOF", 1, 0, 1)])
         if isinstance(reply, Exception):
-            raise ConfigurationError(
-                f"{shown} cannot give durability='fsync': it needs Redis 7.2 or Valkey with appendonly yes ({reply})"
-            )
+            raise _refusal(wire, level, _why_no_disk(reply))
         return ("WAITAOF", 1, 0, millis)
     both, plain = await wire.request([("WAITAOF", 1, 1, 1000), ("WAIT", 1, 1000)])
     if not isinstance(both, Exception) and both[1] >= 1:
         return ("WAITAOF", 1, 1, millis)
     if isinstance(plain, Exception) or plain < 1:
-        raise ConfigurationError(f"{shown} cannot give durability='replicated': no replica answers")
+        raise _refusal(wire, level, "no replica answers")
     return ("WAIT", 1, millis)
+
+
+def _refusal(wire: Wire, level: Durability, why: str) -> ConfigurationError:
+    shown = wire.address.shown
+    return ConfigurationError(f"{shown} cannot give durability={level!r}: {why}; change that, or ask for a lower level")
+
+
+def _why_no_disk(error: Exception) -> str:
+    text = str(error)
+    if "unknown command" in text.lower():
+        return _TOO_OLD
+    return _NO_DISK if "appendonly" in text else f"WAITAOF is refused ({text})"
 
 
 def check_waited(command: Command, reply: Any, shown: str) -> None:
@@ -51,9 +68,10 @@ async def report(wire: Wire) -> list[str]:
     except AG06Error as error:
         return [f"the server does not tell its settings, so what a crash can lose is unknown ({error})"]
     words = [_of_disk(settings)]
-    policy = settings.get("maxmemory-policy", "noeviction")
-    if policy != "noeviction" and settings.get("maxmemory", "0") != "0":
-        words.append(f"maxmemory-policy {policy}: a full server throws events away; set it to noeviction")
+    policy = settings.get("maxmemory-policy", _KEEPS_ALL)
+    if policy != _KEEPS_ALL:
+        full = "a full server" if settings.get("maxmemory", "0") != "0" else "once maxmemory is set, a full server"
+        words.append(f"maxmemory-policy {policy}: {full} throws events away; set it to {_KEEPS_ALL}")
     replicas = replication.get("connected_slaves", "0")
     if replication.get("role") == "slave":
         words.append("this server is a replica: it refuses to write")
@@ -61,7 +79,15 @@ async def report(wire: Wire) -> list[str]:
         words.append("no replica: if the machine is lost, so is the log")
     else:
         words.append(f"{replicas} replica(s); a fail-over can lose the last moments unless durability='replicated'")
-    return words
+    return words + await _refused_levels(wire, policy)
+
+
+async def _refused_levels(wire: Wire, policy: str) -> list[str]:
+    """Return a sentence about the levels that would be refused for what the server is set to, if any would."""
+    if policy != _KEEPS_ALL:
+        return [f"durability='fsync' and 'replicated' are refused here (maxmemory-policy {policy})"]
+    (reply,) = await wire.request([("WAITAOF", 1, 0, 1)])
+    return [f"durability='fsync' is refused here: {_why_no_disk(reply)}"] if isinstance(reply, Exception) else []
 
 
 def _of_disk(settings: dict[str, str]) -> str:
@@ -80,7 +106,13 @@ def _of_disk(settings: dict[str, str]) -> str:
 
 async def _settings(wire: Wire) -> tuple[dict[str, str], dict[str, str]]:
     names = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
-    *pairs, info = await wire.ask(*[("CONFIG", "GET", name) for name in names], ("INFO", "replication"))
+    await wire.run_command("EXISTS", wire.address.prefix)  # in a cluster: to the node that has the log
+    pairs = await wire.ask(*[("CONFIG", "GET", name) for name in names])
     settings = {pair[0].decode(): pair[1].decode() for pair in pairs if pair}
-    lines = (line.partition(":") for line in info.decode().splitlines())
-    return settings, {key: value for key, _, value in lines}
+    return settings, await _info(wire, "replication")
+
+
+async def _info(wire: Wire, section: str) -> dict[str, str]:
+    text: bytes = await wire.run_command("INFO", section)
+    lines = (line.partition(":") for line in text.decode().splitlines())
+    return {key: value for key, _, value in lines}
