@@ -12,6 +12,8 @@ from ag06.persistence.log import EventLog, LogOptions
 from ag06.persistence.stores import open_log
 from servers import ValkeyServer
 
+os.environ.setdefault("AG06_JOURNAL", "off")  # tests of the journal name a directory; others see what a store says
+
 ADAPTERS = ("memory", "sqlite", "redis")
 _numbers = itertools.count()
 

@@ -16,6 +16,7 @@ DEFAULT_STORE = "sqlite:///.ag06/events.db"
 
 DEFAULTS: Mapping[str, str] = {
     "store": DEFAULT_STORE,
+    "journal": ".ag06/journal",
     "http_host": "127.0.0.1",
     "http_port": "9090",
     "log_level": "info",

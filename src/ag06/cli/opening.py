@@ -19,7 +19,10 @@ R = TypeVar("R")
 
 @asynccontextmanager
 async def opened(store: str | None, *, create: bool = False, **settings: Any) -> AsyncIterator[EventStore]:
-    """Open the store for one command; a store that only looks does not create a missing file."""
+    """Open the store for one command; a store that only looks does not create a missing file.
+
+    A command says at once that a store is away: nothing waits in a journal for it.
+    """
     from ag06.persistence import EventStore
 
     setting = resolve("store", store)
@@ -28,7 +31,7 @@ async def opened(store: str | None, *, create: bool = False, **settings: Any) ->
         raise ConfigurationError(
             f"there is no store {setting.value} (from {setting.origin}); name one with --store or AG06_STORE"
         )
-    events = EventStore(setting.value, **settings)
+    events = EventStore(setting.value, journal="off", **settings)
     try:
         await events.log()
         yield events

@@ -169,6 +169,7 @@ def own_identity(event_id: str) -> bytes:
 class Said(msgspec.Struct):
     """What an event says, as its body has it; `identity` where something else than that says which events are equal."""
 
+    id: str
     type: str
     source: str
     data: msgspec.Raw

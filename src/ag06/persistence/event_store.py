@@ -14,9 +14,10 @@ from ag06.content import MAX_DATA_BYTES
 from ag06.errors import Backpressure, ConfigurationError, InvalidEvent, OutcomeUnknown
 from ag06.event import Event, Priority, decode_event, to_millis
 from ag06.persistence.admission import Admission
+from ag06.persistence.journal.state import JournalState
 from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Query, Record
 from ag06.persistence.loops import LogsByLoop
-from ag06.persistence.stores import masked, open_log
+from ag06.persistence.stores import is_journaled, journal_state, masked, open_log
 from ag06.settings import check_count, check_seconds, resolve
 
 Moment = dt.datetime | float | int
@@ -61,6 +62,7 @@ class EventStore:
         max_backlog: int = 0,
         max_event_bytes: int = MAX_DATA_BYTES,
         timeout: float = 10.0,
+        journal: str | None = None,
     ) -> None:
         """Set what `initialize` sets, without opening anything."""
         _check_durability(durability)
@@ -72,7 +74,12 @@ class EventStore:
         if store is not None and not isinstance(store, str):
             raise ConfigurationError(f"store={store!r}: a URL as text, such as sqlite:///events.db")
         url = resolve("store", store).value
-        options = LogOptions(durability=durability, retention=retention, timeout=timeout)
+        options = LogOptions(
+            durability=durability,
+            retention=retention,
+            timeout=timeout,
+            journal=_journal(journal),
+        )
         settings = _Settings(url, options, dedup_window, max_backlog, max_event_bytes)
         if settings == self._settings:
             return
@@ -87,6 +94,15 @@ class EventStore:
     def url(self) -> str | None:
         """The store's URL without its password; `None` before `initialize`."""
         return None if self._settings is None else masked(self._settings.url)
+
+    @property
+    def has_journal(self) -> bool:
+        """Whether events wait in a journal while the store is away."""
+        return self._settings is not None and is_journaled(self._settings.url, self._settings.options)
+
+    async def journal_state(self) -> JournalState | None:
+        """Return how the journal of the running event loop stands; `None` where there is none. Asks no store."""
+        return journal_state(await self.log())
 
     def check(self) -> None:
         """Raise `ConfigurationError` if the URL names no store; nothing is opened."""
@@ -103,6 +119,7 @@ class EventStore:
         max_backlog: int = 0,
         max_event_bytes: int = MAX_DATA_BYTES,
         timeout: float = 10.0,
+        journal: str | None = None,
     ) -> None:
         """Open the store; needed once before anything else.
 
@@ -116,6 +133,8 @@ class EventStore:
             max_backlog: events a step may be behind before publishing raises `Backpressure`; 0: no bound.
             max_event_bytes: largest data of an event, in bytes of JSON.
             timeout: seconds to wait for the store's answer.
+            journal: the directory where events wait while a remote store is away, or `"off"`; `None`: `$AG06_JOURNAL`,
+                then `ag06.toml`, then `.ag06/journal`.
 
         Raises:
             ConfigurationError: the URL is wrong, or the store cannot give the durability asked for.
@@ -129,6 +148,7 @@ class EventStore:
             max_backlog=max_backlog,
             max_event_bytes=max_event_bytes,
             timeout=timeout,
+            journal=journal,
         )
         try:
             await self.log()
@@ -313,6 +333,13 @@ class EventStore:
         replaced, self._replaced = self._replaced, []
         for logs in replaced:
             await logs.close()
+
+
+def _journal(directory: str | None) -> str | None:
+    if directory is not None and not isinstance(directory, str):
+        raise ConfigurationError(f"journal={directory!r}: a directory as text, or 'off'")
+    value = resolve("journal", directory).value
+    return None if value.lower() == "off" else value
 
 
 def _check_durability(level: object) -> None:

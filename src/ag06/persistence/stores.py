@@ -6,9 +6,16 @@ import os
 import re
 from urllib.parse import unquote
 
+import msgspec
+
 from ag06.errors import ConfigurationError
+from ag06.persistence.journal.state import JournalState
 from ag06.persistence.log import EventLog, LogOptions
 
+_APPEND_SECONDS = 1.0
+"""How long a remote store may take for an append before the journal takes it."""
+
+_LOCAL = ("memory:", "sqlite:")
 ACCEPTED = "memory:// sqlite:///PATH redis://HOST:PORT/DB rediss://HOST:PORT/DB"
 
 
@@ -29,9 +36,32 @@ def open_log(url: str, options: LogOptions) -> EventLog:
         case "redis" | "rediss" | "valkey" | "valkeys":
             from ag06.persistence.redis import RedisLog
 
-            return RedisLog(re.sub(r"^valkey", "redis", url), options)
+            if options.journal is not None:
+                options = msgspec.structs.replace(options, append_timeout=_APPEND_SECONDS)
+            log = RedisLog(re.sub(r"^valkey", "redis", url), options)
+            return log if options.journal is None else _journaled(log, url, options, options.journal)
         case _:
             raise ConfigurationError(f"store {masked(url)!r}: unknown scheme {scheme!r}; accepted: {ACCEPTED}")
+
+
+def _journaled(log: EventLog, url: str, options: LogOptions, directory: str) -> EventLog:
+    from ag06.persistence.journal.claim import Claims
+    from ag06.persistence.journal.log import JournaledLog
+
+    place = re.sub(r"//[^/@]*@", "//", masked(url))  # whoever logs in, it is the same log
+    return JournaledLog(log, Claims(directory, place), options)
+
+
+def is_journaled(url: str, options: LogOptions) -> bool:
+    """Whether `open_log` puts a journal in front of this store: of a remote one, unless it is switched off."""
+    return options.journal is not None and not url.lower().startswith(_LOCAL)
+
+
+def journal_state(log: EventLog) -> JournalState | None:
+    """Return how the journal in front of a log stands; `None` if there is none."""
+    from ag06.persistence.journal.log import JournaledLog
+
+    return log.journal_state() if isinstance(log, JournaledLog) else None
 
 
 def sqlite_file(url: str) -> str | None:
@@ -55,7 +85,7 @@ def _sqlite_path(url: str, rest: str) -> str:
 
 def masked(url: str) -> str:
     """Return `url` fit for a message or a log: without its password, even where that makes it no URL at all."""
-    if url.startswith(("sqlite:", "memory:")):
+    if url.startswith(_LOCAL):
         return url
     head, at, host = url.rpartition("@")
     user = re.match(r"([\w+.-]*:)?(//)?[^:/@]*", head)

@@ -52,6 +52,7 @@ class Workflow:
         visibility_timeout: float = 30.0,
         grace: float = 20.0,
         timeout: float = 10.0,
+        journal: str | None = None,
     ) -> None:
         """Declare a workflow; nothing is opened yet.
 
@@ -66,6 +67,8 @@ class Workflow:
             visibility_timeout: seconds without a sign of life after which a worker's deliveries are taken over.
             grace: seconds that a shutdown waits for running steps.
             timeout: seconds to wait for the store's answer.
+            journal: the directory where events wait while a remote store is away, or `"off"`; `None`: `$AG06_JOURNAL`,
+                then `ag06.toml`, then `.ag06/journal`.
         """
         try:
             check_name("name", name)
@@ -90,6 +93,7 @@ class Workflow:
             "max_backlog": max_backlog,
             "max_event_bytes": max_event_bytes,
             "timeout": timeout,
+            "journal": journal,
         }
         self.events = EventStore()
         self.use_store(store)
@@ -246,7 +250,11 @@ class Workflow:
 
         `source` is the workflow's name unless given. Arguments and errors are those of `EventStore.persist_event`.
         """
-        await self._log()
+        try:
+            await self._log()
+        except StoreUnavailable:
+            if not self.events.has_journal:
+                raise
         return await self.events.persist_event(
             event_type,
             self.name if source is None else source,

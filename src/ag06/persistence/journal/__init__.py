@@ -1,0 +1,1 @@
+"""The journal: where events wait, durably, while a remote store cannot take them."""

@@ -1,0 +1,354 @@
+"""`JournaledLog`: a remote log whose publishers are served while it is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ag06.breaker import CircuitBreaker
+from ag06.errors import AG06Error, CircuitOpen, OutcomeUnknown, StoreError, StoreUnavailable
+from ag06.persistence.journal.claim import Claims
+from ag06.persistence.journal.draining import Draining
+from ag06.persistence.journal.file import JournalFile
+from ag06.persistence.journal.passing import PassingLog
+from ag06.persistence.journal.state import JournalState
+from ag06.persistence.journal.waiting import WaitingRoom
+from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Record, StepSpec
+from ag06.persistence.outage import Outage
+
+_logger = logging.getLogger("ag06.persistence.journal")
+
+PROBE_SECONDS = 0.5
+"""How long the breaker in front of the store stays open before it is tried again."""
+_ORPHANS_SECONDS = 10.0
+_DISK_SECONDS = 1.0
+"""How long after a failure the disk is not tried again."""
+_CLOSING_SECONDS = 5.0
+
+
+class JournaledLog(PassingLog):
+    """Appends to a remote log; while that is away or in doubt, to a journal on the local disk.
+
+    The first refusal opens a circuit breaker: from then on events go to the journal, until it is drained and empty. So
+    what one publisher says of a subject stays in order. Events keep their ids, and reach the store once.
+    """
+
+    def __init__(
+        self,
+        inner: EventLog,
+        claims: Claims,
+        options: LogOptions,
+        *,
+        clock: Callable[[], float] = time.time,
+        breaker: CircuitBreaker | None = None,
+    ) -> None:
+        """Stand in front of `inner`, with journals where `claims` says; `clock` gives seconds since the epoch."""
+        super().__init__(inner)
+        self._claims = claims
+        self._options = options
+        self._clock = clock
+        self.breaker = breaker or CircuitBreaker(
+            "store",
+            window=1,
+            minimum_calls=1,
+            failure_rate=1.0,
+            open_seconds=PROBE_SECONDS,
+            half_open_calls=1,
+            record=(StoreUnavailable,),
+        )
+        self._outage = Outage("the journal")
+        self._draining = Draining(inner, clock)
+        self._direct = True
+        self._reached = False
+        self._gate: asyncio.Event | None = None
+        self._file: JournalFile | None = None
+        self._file_lock = asyncio.Lock()
+        self._disk_failed = float("-inf")
+        self._disk_problem = ""
+        self._writing = 0
+        self._written = asyncio.Event()
+        self._room = WaitingRoom()
+        self._orphans: deque[JournalFile] = deque()
+        self._looked = float("-inf")
+        self._steps: dict[str, Sequence[StepSpec]] = {}
+        self._recovery: asyncio.Task[None] | None = None
+        self._problem: str | None = None
+        self._closed = False
+
+    # Lifetime
+
+    async def open(self) -> None:
+        """Connect, or begin with the journal if the store is away; drain what dead processes left behind."""
+        try:
+            await self._inner.open()
+            self._reached = True
+        except StoreUnavailable as error:
+            self._refused(error)
+        await self._adopt_orphans()
+        if self._orphans:
+            self._divert()  # what they hold comes before what is published now
+
+    async def close(self) -> None:
+        """Drain what can be drained at once, then close; the rest stays for the next process."""
+        self._closed = True
+        if self._recovery is not None:
+            if self._problem is None:
+                await asyncio.wait([self._recovery], timeout=min(_CLOSING_SECONDS, self._options.timeout))
+            self._recovery.cancel()
+            await asyncio.wait([self._recovery])
+        self._room.end(StoreUnavailable("the log was closed while the store was away; the event is not durable"))
+        for file in [*self._orphans, *([] if self._file is None else [self._file])]:
+            if file.events:
+                _logger.warning(
+                    "%d events stay in the journal %s; the next process that opens this store hands them on",
+                    file.events,
+                    file.path,
+                )
+            await file.close()
+        self._orphans.clear()
+        self._file = None
+        await self._inner.close()
+
+    def abandon(self) -> None:
+        """Let go; see the port."""
+        for file in [*self._orphans, *([] if self._file is None else [self._file])]:
+            file.abandon()
+        self._inner.abandon()
+
+    # What a store that is away would refuse
+
+    async def append(
+        self, records: Sequence[Record], *, durability: Durability | None = None, max_backlog: int = 0
+    ) -> list[Appended]:
+        """Append to the store, or to the journal while the store is away; see the port.
+
+        `durability="replicated"` is nothing that a journal can give: then this raises what the store says.
+        """
+        error: StoreUnavailable | None = None
+        replicated = (durability or self._options.durability) == "replicated"
+        while True:
+            if self._direct:
+                try:
+                    return await self._inner.append(records, durability=durability, max_backlog=max_backlog)
+                except StoreUnavailable as problem:
+                    error = problem
+                self._refused(error)
+            if replicated:
+                raise error or StoreUnavailable(self._not_replicated())
+            if self._gate is None:
+                synced = (durability or self._options.durability) == "fsync"
+                return await self._keep(_stamped(records, error, int(self._clock() * 1000)), synced)
+            await self._gate.wait()
+            if error is not None:
+                self._divert()
+
+    def _not_replicated(self) -> str:
+        return (
+            f"the store is away ({self._problem or 'its journal is being drained'}), and a journal cannot give "
+            "durability='replicated'; nothing was stored"
+        )
+
+    async def register(self, workflow: str, steps: Sequence[StepSpec]) -> None:
+        """Make the steps known; where the store is away, raise that, and do it before the journal is drained."""
+        try:
+            if not self._reached or self.breaker.state != "closed":
+                raise StoreUnavailable(f"the store is away: {self._problem}")
+            await self._inner.register(workflow, steps)
+        except StoreUnavailable as error:
+            self._steps[workflow] = tuple(steps)
+            self._refused(error)
+            raise
+
+    async def pending(self, groups: Sequence[str]) -> int:
+        """Return what these groups have not acknowledged, and what is still in the journal."""
+        return await self._inner.pending(groups) + self.journal_state().events
+
+    async def stats(self) -> LogStats:
+        """Return how the log stands, and its journal."""
+        stats = await self._inner.stats()
+        return msgspec.structs.replace(stats, duplicates=stats.duplicates + self._draining.late)
+
+    async def maintain(self) -> None:
+        """Do the store's housekeeping; look for journals whose process died since."""
+        await self._inner.maintain()
+        now = time.monotonic()
+        if now - self._looked >= _ORPHANS_SECONDS:
+            await self._adopt_orphans()
+            if self._orphans:
+                self._begin_recovery()
+
+    async def durability_report(self) -> list[str]:
+        """Say in plain words what a crash of the store can lose, and where events go while it is away."""
+        words = await self._inner.durability_report()
+        return [*words, f"while the store is away, events wait in a journal under {self._claims.directory}"]
+
+    def journal_state(self) -> JournalState:
+        """Return how the journal stands; asks nobody."""
+        files = [*self._orphans, *([] if self._file is None else [self._file])]
+        oldest = [file.oldest_ms for file in files if file.oldest_ms is not None]
+        waiting = self._room.first()
+        if waiting is not None:
+            oldest.append(waiting.records[0].persisted_ms)
+        return JournalState(
+            active=not self._direct,
+            events=sum(file.events for file in files) + self._room.events,
+            oldest_ms=min(oldest, default=None),
+            in_memory=self._room.events,
+            late_duplicates=self._draining.late,
+            refused=self._draining.refused,
+            path=None if self._file is None else str(self._file.path),
+            problem=self._problem,
+        )
+
+    # Into the journal
+
+    def _refused(self, error: StoreUnavailable) -> None:
+        """Note that the store refused: from now on events go to the journal."""
+        self._problem = str(error)
+        try:
+            with self.breaker:
+                raise error
+        except (StoreUnavailable, CircuitOpen):
+            self._divert()
+
+    def _divert(self) -> None:
+        self._direct = False
+        self._begin_recovery()
+
+    def _begin_recovery(self) -> None:
+        if not self._closed and (self._recovery is None or self._recovery.done()):
+            self._recovery = asyncio.get_running_loop().create_task(self._recover(), name="ag06 journal")
+
+    async def _keep(self, records: Sequence[Record], synced: bool) -> list[Appended]:
+        """Write to the journal; where no disk takes it, wait in memory until something does."""
+        if self._closed:
+            raise StoreUnavailable("the log is closed; nothing was stored")
+        if not self._room.events and time.monotonic() - self._disk_failed >= _DISK_SECONDS:
+            self._writing += 1
+            try:
+                return await (await self._journal()).append(records, synced=synced)
+            except (StoreError, OSError) as error:
+                self._disk_failed, self._disk_problem = time.monotonic(), str(error)
+                _logger.warning("events wait in memory: %s", error)
+            finally:
+                self._writing -= 1
+                self._written.set()
+        self._begin_recovery()
+        return await self._room.wait(records, self._disk_problem, synced=synced)
+
+    async def _journal(self) -> JournalFile:
+        """Return the journal of this log, made at its first use."""
+        async with self._file_lock:
+            if self._file is None:
+                if self._closed:
+                    raise StoreUnavailable("the log is closed; nothing was stored")
+                file = JournalFile(await asyncio.to_thread(self._claims.new))
+                try:
+                    await file.open()
+                except BaseException:
+                    await file.close()
+                    raise
+                self._file = file
+            return self._file
+
+    async def _adopt_orphans(self) -> None:
+        """Take over the journals of processes that are gone."""
+        self._looked = time.monotonic()
+        try:
+            claims = await asyncio.to_thread(self._claims.orphans)
+        except OSError as error:
+            _logger.warning("cannot look for journals in %s: %s", self._claims.directory, error)
+            return
+        for claim in claims:
+            file = JournalFile(claim)
+            try:
+                await file.open()
+            except StoreUnavailable as error:
+                _logger.error("%s; its events wait there", error)  # noqa: TRY400 - the traceback says no more
+                file.abandon()
+                continue
+            _logger.warning("journal %s of a process that is gone: %d events to hand on", file.path, file.events)
+            self._orphans.append(file)
+
+    # Out of the journal
+
+    async def _recover(self) -> None:
+        """Drain until everything is in the store and events go there straight."""
+        while self._orphans or not self._direct:
+            try:
+                async with self.breaker:
+                    await self._reach()
+                    if not self._orphans or not await self._draining.some(self._orphans[0]):
+                        await self._next()
+                self._problem = None
+            except CircuitOpen as error:
+                await asyncio.sleep(max(0.001, error.retry_after))
+            except AG06Error as error:
+                self._problem = str(error)
+                self._outage.failed(error)
+                await self._to_disk()
+                if not isinstance(error, StoreUnavailable):  # the breaker stays closed for it
+                    await asyncio.sleep(PROBE_SECONDS)
+            except Exception:
+                _logger.exception("draining the journal failed; it is tried again")
+                await asyncio.sleep(PROBE_SECONDS)
+        self._outage.over()
+
+    async def _reach(self) -> None:
+        """Open the store if it never was, and make known the steps that it does not know yet."""
+        if not self._reached:
+            await self._inner.open()
+            self._reached = True
+        for workflow, steps in list(self._steps.items()):
+            await self._inner.register(workflow, steps)
+            del self._steps[workflow]
+
+    async def _next(self) -> None:
+        """Go on after an orphan, or with the own journal; where little is left, switch over."""
+        if self._orphans:
+            await self._orphans.popleft().close()
+        elif self._file is None or not await self._draining.some(self._file, leave_last=True):
+            await self._switch_over()
+
+    async def _switch_over(self) -> None:
+        """Drain the rest while new events wait, so that the journal is truly empty when they go straight again."""
+        if self._direct:
+            return
+        gate = self._gate = asyncio.Event()
+        try:
+            while self._writing:
+                self._written.clear()
+                await self._written.wait()
+            while self._file is not None and await self._draining.some(self._file):
+                continue
+            while (call := self._room.first()) is not None:
+                self._room.done(call, await self._draining.send(call.records, synced=call.synced))
+            file, self._file = self._file, None
+            self._direct = True
+        finally:
+            self._gate = None
+            gate.set()
+        if file is not None:
+            await file.close()
+
+    async def _to_disk(self) -> None:
+        """Let those who wait in memory go, if the disk takes their events by now."""
+        try:
+            while (call := self._room.first()) is not None:
+                self._room.done(call, await (await self._journal()).append(call.records, synced=call.synced))
+        except (StoreError, OSError) as error:
+            self._disk_problem = str(error)
+
+
+def _stamped(records: Sequence[Record], error: StoreUnavailable | None, now_ms: int) -> list[Record]:
+    """Return records as a journal keeps them: with the time, and with what is in doubt about an earlier try."""
+    doubts = error.doubts if isinstance(error, OutcomeUnknown) else ()
+    return [
+        msgspec.structs.replace(record, persisted_ms=now_ms, doubt=doubts[index] if index < len(doubts) else None)
+        for index, record in enumerate(records)
+    ]

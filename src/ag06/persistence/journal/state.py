@@ -1,0 +1,29 @@
+"""What can be said of a journal: for health, for `ag06 doctor`, for whoever waits."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class JournalState(msgspec.Struct, frozen=True):
+    """How a journal stands.
+
+    Attributes:
+        active: whether events go to the journal now, and not straight to the store.
+        events: how many it holds that the store does not have, on disk and in memory.
+        oldest_ms: when the oldest of them was persisted, in milliseconds since the epoch.
+        in_memory: how many of them are on no disk; their publishers wait.
+        late_duplicates: events dropped while it was drained, because the store had the same from within their window.
+        refused: events it could not deliver, because the store has another event with their id.
+        path: the file, if there is one.
+        problem: what the store said last, while it is away.
+    """
+
+    active: bool
+    events: int
+    oldest_ms: int | None
+    in_memory: int
+    late_duplicates: int
+    refused: int
+    path: str | None
+    problem: str | None
