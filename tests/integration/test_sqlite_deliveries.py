@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import sqlite3
@@ -53,6 +54,11 @@ async def opened(tmp_path: Path) -> AsyncIterator[Open]:
     yield open_one
     for log in logs:
         await log.close()
+
+
+def _rows(log: SqliteLog, statement: str) -> list[Any]:
+    with contextlib.closing(sqlite3.connect(log.path)) as connection:
+        return connection.execute(statement).fetchall()
 
 
 def _id(delivery: Delivery) -> str:
@@ -220,11 +226,16 @@ async def test_a_dead_letter_outlives_the_retention_of_its_event(opened: Open) -
     await log.maintain()
     assert (await log.stats()).events == 1
     assert await log.retry_dead_letters([(GROUP, _id(buried))]) == 1
-    assert (await log.stats()).events == 2
+    now += 60
+    await log.maintain()
     (again,) = await collect(subscription, 1)
     assert (number(again), again.recorded_ms, again.attempts) == (1, buried.recorded_ms, 0)
+    assert [event.data["number"] for event in await events(log)] == [2], "it does not come back into the log"
+    assert (await log.stats()).events == 1
     await subscription.commit([done(again)])
+    now += 60
     await log.maintain()
+    assert _rows(log, "SELECT count(*) FROM events") == [(1,)]
     assert (await log.stats()).events == 1
     assert await log.pending([GROUP]) == 0
 

@@ -86,7 +86,7 @@ def open_before(connection: sqlite3.Connection, group: GroupRow, prev: int, leve
         return int(row[0])
     if prev > group.read[level]:
         # Unread, unless the retention took it before this group came.
-        found = execute("SELECT 1 FROM events WHERE seq = ?", (prev,))
+        found = execute("SELECT 1 FROM events WHERE seq = ? AND stream >= 0", (prev,))
     else:
         found = execute("SELECT 1 FROM deliveries WHERE grp = ? AND seq = ? AND behind IS NULL", (group.id, prev))
     return None if found.fetchone() is None else prev

@@ -24,20 +24,18 @@ from ag06.persistence.log import (
     Stored,
     StoredDeadLetter,
 )
-from ag06.persistence.sqlite import archives, keeping, reading
+from ag06.persistence.sqlite import archives, keeping, reading, trimming
 from ag06.persistence.sqlite.appending import Call, append_calls, promote
 from ag06.persistence.sqlite.deliveries import take_over_worker
 from ag06.persistence.sqlite.reading import snapshot
 from ag06.persistence.sqlite.schema import connect, prepare
 from ag06.persistence.sqlite.subscription import SqliteSubscription
+from ag06.persistence.sqlite.turns import turns
 from ag06.persistence.sqlite.waiting import Waiters, hold, let_go
 from ag06.persistence.sqlite.writer import Operation, Writer
 
 R = TypeVar("R")
 _LARGEST_APPEND = 2000
-_CHAIN_SLICE_START = (-1, "")
-_IDENTITY_SLICES = 20
-_TURN_MS = 30_000
 _MOST_SLICES = 100  # of housekeeping in one call: others write in between
 _BITE = 500  # events of a cut that one transaction deletes
 _LONGEST_PAUSE = 0.1  # seconds between two of them
@@ -62,9 +60,7 @@ class SqliteLog:
         self.waiters = Waiters()
         self._calls: list[tuple[Call, asyncio.Future[list[Appended]]]] = []
         self._records = 0
-        self._identity = b""  # where the turn over the identities is
-        self._next_turn_ms = 0
-        self._chains = _CHAIN_SLICE_START
+        self._turns = turns()
 
     # Lifetime
 
@@ -259,7 +255,7 @@ class SqliteLog:
 
     async def settled(self, before_ms: int, types: Sequence[str] | None = None) -> list[Cut]:
         """Return what every step is done with; see the port."""
-        return await self.read_with(lambda connection: keeping.settled(connection, before_ms, types))
+        return await self.read_with(lambda connection: trimming.settled(connection, before_ms, types))
 
     async def drop(self, cut: Cut) -> int:
         """Delete the events of a cut; as long as this takes, others have the file at least half of the time."""
@@ -267,7 +263,9 @@ class SqliteLog:
         total = 0
         while True:
             began = loop.time()
-            count = await self.writer.submit(lambda connection: keeping.drop(connection, cut, _BITE), durable=False)
+            count = await self.writer.submit(
+                lambda connection: trimming.drop(connection, cut, _BITE, self.now_ms()), durable=False
+            )
             total += count
             if count < _BITE:
                 return total
@@ -297,34 +295,15 @@ class SqliteLog:
         now_ms = self.now_ms()
         while types := await self.writer.submit(lambda connection: promote(connection, now_ms), durable=False):
             self.waiters.wake(types)
-        await self._forget_identities(now_ms)
-        if self._options.retention or any(self._options.retention_by_type.values()):
-            await self._trim(now_ms)
-
-    async def _forget_identities(self, now_ms: int) -> None:
-        """Go on with a turn over all identities, some slices at a time; begin one at most every half minute."""
-        if not self._identity:
-            if now_ms < self._next_turn_ms:
-                return
-            self._next_turn_ms = now_ms + _TURN_MS
-        for _ in range(_IDENTITY_SLICES):
-            self._identity = await self.writer.submit(
-                lambda connection: keeping.forget_identities(connection, now_ms, self._identity), durable=False
-            )
-            if not self._identity:
-                return
-
-    async def _trim(self, now_ms: int) -> None:
         retention, by_type = self._options.retention or 0, self._options.retention_by_type
-        for _ in range(_MOST_SLICES):
-            if not await self.writer.submit(
-                lambda connection: keeping.trim(connection, now_ms, retention, by_type), durable=False
-            ):
-                break
-        after = self._chains
-        self._chains = await self.writer.submit(
-            lambda connection: keeping.forget_subjects(connection, after), durable=False
-        )
+        if retention or any(by_type.values()):
+            for _ in range(_MOST_SLICES):
+                if not await self.writer.submit(
+                    lambda connection: trimming.trim(connection, now_ms, retention, by_type), durable=False
+                ):
+                    break
+        for turn in self._turns:
+            await turn.go_on(self.writer, now_ms)
 
     async def durability_report(self) -> list[str]:
         """Say what a crash can lose."""

@@ -16,9 +16,9 @@ PAGE = 1000
 """Events read at once: no snapshot is held between pages, so the write-ahead log can be folded back."""
 
 _decode_failure = msgspec.json.Decoder(Failure).decode
-_BY_POSITION = "SELECT seq, body FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+_BY_POSITION = "SELECT seq, body FROM events WHERE seq > ? AND seq <= ? AND +stream >= 0 ORDER BY seq LIMIT ?"
 _BY_STREAM = "SELECT seq, body FROM events WHERE stream = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
-_NEWEST = "SELECT seq FROM events WHERE seq > ? AND seq <= ? ORDER BY seq DESC LIMIT 1 OFFSET ?"
+_NEWEST = "SELECT seq FROM events WHERE seq > ? AND seq <= ? AND +stream >= 0 ORDER BY seq DESC LIMIT 1 OFFSET ?"
 _NEWEST_OF = "SELECT seq FROM events WHERE stream = ? AND seq > ? AND seq <= ? ORDER BY seq DESC LIMIT 1 OFFSET ?"
 
 

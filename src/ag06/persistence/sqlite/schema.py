@@ -10,10 +10,10 @@ from pathlib import Path
 
 from ag06.errors import ConfigurationError, StoreUnavailable
 
-# seq: the position in the log, milliseconds << 20 | n. stream: type id * 4 + level. prev, prev_level: the event
-# before it of the same type and subject. state of a delivery: see `deliveries.py`; leased ones are in no index but the
-# primary key, because every event passes through that state. SQLite uses the partial index only for statements that
-# repeat its condition word for word.
+# seq: the position in the log, milliseconds << 20 | n. stream: type id * 4 + level, less RESTORED if it came back for a
+# dead letter alone. prev, prev_level: the event before it of the same type and subject. state of a delivery: see
+# `deliveries.py`; leased ones are in no index but the primary key, because every event passes through that state.
+# SQLite uses the partial index only for statements that repeat its condition word for word.
 _FIRST = """
 CREATE TABLE types (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, appended INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE events (
@@ -63,9 +63,14 @@ INSERT INTO counters SELECT 'workers', coalesce(max(id), 0) FROM workers;
 """
 
 _FOURTH = """
+ALTER TABLE trimmed_ids ADD COLUMN trimmed INTEGER NOT NULL DEFAULT 0;
+UPDATE trimmed_ids SET trimmed = CAST(strftime('%s', 'now') AS INTEGER) * 1000;
 CREATE TABLE archives (n INTEGER PRIMARY KEY AUTOINCREMENT, url TEXT NOT NULL UNIQUE) STRICT;
 CREATE TABLE leaders (role TEXT PRIMARY KEY, holder TEXT NOT NULL, expires INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
+
+RESTORED = 1 << 40
+"""What lies so far below zero is in no stream: an event that had left the log when its dead letter was retried."""
 
 _STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH)
 VERSION = len(_STEPS)

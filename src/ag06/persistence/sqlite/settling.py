@@ -10,6 +10,7 @@ import msgspec
 from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement
 from ag06.persistence.sqlite.appending import Appender
 from ag06.persistence.sqlite.deliveries import GroupRow, Token
+from ag06.persistence.sqlite.schema import RESTORED
 
 _encode = msgspec.json.Encoder().encode
 _DONE = "DELETE FROM deliveries WHERE grp = ? AND seq = ? AND state = 0 AND worker = ?"
@@ -109,6 +110,6 @@ class Settling:
         seq = settlement.delivery.token[0]
         self._execute(
             "INSERT OR REPLACE INTO dead_letters (grp, id, seq, stream, body, failure) "
-            "SELECT ?, id, seq, stream, body, ? FROM events WHERE seq = ?",
-            (self._name, _encode(settlement.failure), seq),
+            "SELECT ?, id, seq, stream + (stream < 0) * ?, body, ? FROM events WHERE seq = ?",
+            (self._name, RESTORED, _encode(settlement.failure), seq),
         )
