@@ -48,7 +48,7 @@ def command(store: StoreOption = None, json: JsonOption = False) -> None:
     settings = _settings(store)
     if any(finding.status == "fail" for finding in settings):
         code = max(code, USER_MISTAKE)
-    findings = [*_installation(), *settings, *found]
+    findings = [*_installation(), *settings, *found, *_journals()]
     if json:
         print_json(findings)
     else:
@@ -75,6 +75,30 @@ def _settings(store: str | None) -> list[Finding]:
     known = {f"AG06_{name.upper()}" for name in DEFAULTS} | _INTERNAL
     strange = sorted(name for name in os.environ if name.startswith("AG06_") and name not in known)
     return found + [Finding(f"variable {name}", "warn", "no such setting; is it misspelt?") for name in strange]
+
+
+def _journals() -> list[Finding]:
+    """Say which events wait in journals under the directory that is set."""
+    from ag06.persistence.journal.survey import survey
+
+    directory = resolve("journal").value
+    if directory.lower() == "off":
+        return []
+    found = []
+    for journal in survey(directory):
+        if journal.problem is not None:
+            what = f"{journal.path}: {journal.problem}; events of {journal.store} may be in it"
+        elif journal.events and not journal.alive:
+            what = (
+                f"{journal.path}: {journal.events} events for {journal.store}, left behind by a process; the next one"
+            )
+            what += " that opens this store hands them on"
+        elif journal.events:
+            what = f"{journal.path}: {journal.events} events wait until {journal.store} is back"
+        else:
+            continue
+        found.append(Finding("journal", "warn", what))
+    return found or [Finding("journal", "pass", f"no event waits under {directory}")]
 
 
 def _setting(setting: Setting) -> Finding:

@@ -108,6 +108,21 @@ def _lock(path: Path) -> int | None:
     return None
 
 
+def is_claimed(path: Path) -> bool:
+    """Whether a process holds the lock of a journal; takes none."""
+    try:
+        lock = os.open(_lock_path(path), os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 _held: weakref.WeakSet[Claim] = weakref.WeakSet()
 
 
