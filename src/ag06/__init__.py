@@ -5,6 +5,7 @@ from __future__ import annotations
 from ag06.breaker import CircuitBreaker
 from ag06.errors import (
     AG06Error,
+    ArchiveDamaged,
     ArchiveUnavailable,
     Backpressure,
     CircuitOpen,
@@ -18,6 +19,7 @@ from ag06.errors import (
 )
 from ag06.event import Event, Priority
 from ag06.knob import Knob
+from ag06.persistence.archive import Retention
 from ag06.retry import Retry
 from ag06.runtime.context import Context
 from ag06.runtime.dead_letters import DeadLetter
@@ -26,6 +28,7 @@ from ag06.runtime.workflow import Workflow
 
 __all__ = [
     "AG06Error",
+    "ArchiveDamaged",
     "ArchiveUnavailable",
     "Backpressure",
     "CircuitBreaker",
@@ -40,6 +43,7 @@ __all__ = [
     "OutcomeUnknown",
     "Priority",
     "Reject",
+    "Retention",
     "Retry",
     "StepFailed",
     "StoreError",

@@ -64,6 +64,22 @@ class ArchiveUnavailable(StoreError):  # noqa: N818 - a public name of the contr
     """A part of the asked range lives in an archive that cannot be reached."""
 
 
+class ArchiveDamaged(ArchiveUnavailable):
+    """A file of an archive is not what was written: cut off, or changed. It was set aside where that is possible.
+
+    Attributes:
+        path: the URL of the damaged file, as it is named now.
+    """
+
+    def __init__(self, message: str, path: str) -> None:
+        """Say what is damaged; `path` is where it lies."""
+        super().__init__(message)
+        self.path = path
+
+    def __reduce__(self) -> tuple[type[ArchiveDamaged], tuple[str, str]]:
+        return type(self), (str(self), self.path)
+
+
 class StepFailed(AG06Error):  # noqa: N818 - reads as what happened
     """A step could not process an event."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ag06.event import Event, Priority
+from ag06.persistence.archive import Archived, Retention
 from ag06.persistence.event_store import EventStore
 from ag06.persistence.log import Durability, GroupInfo, LogStats
 
@@ -12,4 +13,15 @@ EventPriority = Priority
 persistence = EventStore()
 """The process-wide event store; call `await persistence.initialize()` before anything else."""
 
-__all__ = ["Durability", "Event", "EventPriority", "EventStore", "GroupInfo", "LogStats", "Priority", "persistence"]
+__all__ = [
+    "Archived",
+    "Durability",
+    "Event",
+    "EventPriority",
+    "EventStore",
+    "GroupInfo",
+    "LogStats",
+    "Priority",
+    "Retention",
+    "persistence",
+]

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import inspect
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import msgspec
 
 from ag06.content import MAX_DATA_BYTES
 from ag06.errors import Backpressure, ConfigurationError, InvalidEvent, OutcomeUnknown
-from ag06.event import Event, Priority, decode_event, to_millis
+from ag06.event import Event, Priority, to_millis
 from ag06.persistence.admission import Admission
+from ag06.persistence.archive.retention import Retention, RetentionKeeper, check_archive, check_retention, keeper_of
+from ag06.persistence.archive.run import Archived, Progress, archive_settled
+from ag06.persistence.archive.selection import Selection
+from ag06.persistence.archive.tiers import read_tiers
 from ag06.persistence.journal.state import JournalState
-from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Query, Record
+from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Record
 from ag06.persistence.loops import LogsByLoop
 from ag06.persistence.stores import is_journaled, journal_state, masked, open_log
 from ag06.settings import check_count, check_seconds, resolve
@@ -32,6 +37,7 @@ class _Settings(msgspec.Struct, frozen=True):
 
     url: str
     options: LogOptions
+    retention: float | Retention | None
     dedup_window: float
     max_backlog: int
     max_event_bytes: int
@@ -49,6 +55,7 @@ class EventStore:
         self._settings: _Settings | None = None
         self._logs: LogsByLoop | None = None
         self._replaced: list[LogsByLoop] = []
+        self._keeper: RetentionKeeper | None = None
         if store is not None or settings:
             self.configure(store, **settings)
 
@@ -57,7 +64,7 @@ class EventStore:
         store: str | None = None,
         *,
         durability: Durability | None = None,
-        retention: float | None = None,
+        retention: float | Retention | None = None,
         dedup_window: float = 300.0,
         max_backlog: int = 0,
         max_event_bytes: int = MAX_DATA_BYTES,
@@ -66,8 +73,7 @@ class EventStore:
     ) -> None:
         """Set what `initialize` sets, without opening anything."""
         _check_durability(durability)
-        if retention is not None:
-            check_seconds("retention", retention, "0 keeps events for ever")
+        seconds, by_type, policies = check_retention(retention)
         check_seconds("timeout", timeout, "how long to wait for the store's answer", least=0.001, longest=86_400.0)
         check_count("max_backlog", max_backlog, 0, "events; 0 switches it off")
         admission = Admission(dedup_window, max_event_bytes)
@@ -76,17 +82,19 @@ class EventStore:
         url = resolve("store", store).value
         options = LogOptions(
             durability=durability,
-            retention=retention,
+            retention=seconds,
+            retention_by_type=by_type,
             timeout=timeout,
             journal=_journal(journal),
         )
-        settings = _Settings(url, options, dedup_window, max_backlog, max_event_bytes)
+        settings = _Settings(url, options, retention, dedup_window, max_backlog, max_event_bytes)
         if settings == self._settings:
             return
         if self._logs is not None:
             self._replaced.append(self._logs)
         self.admission = admission
         self._max_backlog = max_backlog
+        self._keeper = keeper_of(policies)
         self._settings = settings
         self._logs = LogsByLoop(lambda: open_log(url, options), timeout)
 
@@ -114,7 +122,7 @@ class EventStore:
         store: str | None = None,
         *,
         durability: Durability | None = None,
-        retention: float | None = None,
+        retention: float | Retention | None = None,
         dedup_window: float = 300.0,
         max_backlog: int = 0,
         max_event_bytes: int = MAX_DATA_BYTES,
@@ -128,7 +136,8 @@ class EventStore:
         Args:
             store: its URL; `None`: `$AG06_STORE`, then `ag06.toml`, then `sqlite:///.ag06/events.db`.
             durability: `"server"`, `"fsync"` or `"replicated"`; `None`: the store's default.
-            retention: seconds that acknowledged events stay, 0 for ever; `None`: the store's default.
+            retention: seconds that acknowledged events stay, 0 for ever, or a `Retention` that archives them; `None`:
+                the store's default.
             dedup_window: seconds in which an equal event is a duplicate; 0 switches deduplication off.
             max_backlog: events a step may be behind before publishing raises `Backpressure`; 0: no bound.
             max_event_bytes: largest data of an event, in bytes of JSON.
@@ -280,40 +289,72 @@ class EventStore:
         sources: Sequence[str] | str | None = None,
         correlation_id: str | None = None,
         limit: int | None = None,
+        salvage: bool = False,
     ) -> AsyncIterator[Event[Any]]:
-        """Yield stored events in the order of the log, up to what was recorded when the call began.
+        """Yield stored events, archived ones too, in the order of the log, up to what was recorded when the call began.
 
         `[start, end)` is over `recorded`: aware datetimes or seconds since the epoch; `start` is floored to the
         millisecond. `types` and `sources` select by name, `limit` ends after so many events. Memory stays flat.
+
+        Raises `ArchiveUnavailable` when an archive cannot be reached that holds events of the range, `ArchiveDamaged`
+        (one of those) when a file of it is damaged; `salvage` reads on behind what is damaged, and logs what that was.
         """
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
             raise InvalidEvent("limit", f"is {limit!r}; a whole number of events, or None")
-        wanted = _names("sources", sources)
-        selected = _names("types", types)
-        query = Query(
+        selection = Selection(
             start_ms=0 if start is None else _floor_ms("start", start),
             end_ms=None if end is None else _ceil_ms("end", end),
-            types=None if selected is None else tuple(selected),
+            types=_names("types", types),
+            sources=_names("sources", sources),
+            correlation_id=correlation_id,
         )
+        if start is not None and end is not None and _micros("end", end) < _micros("start", start):
+            raise InvalidEvent("end", f"{end} lies before start {start}; the range is [start, end)")
         if limit is not None and limit <= 0:
             return
-        log = await self.log()
         count = 0
-        async for page in log.read(query):
-            for stored in page:
-                event = decode_event(stored.body, stored.recorded_ms)
-                if wanted is not None and event.source not in wanted:
-                    continue
-                if correlation_id is not None and event.correlation_id != correlation_id:
-                    continue
-                yield event
-                count += 1
-                if count == limit:
-                    return
+        async with contextlib.aclosing(read_tiers(await self.log(), selection, salvage=salvage)) as pages:
+            async for page in pages:
+                for _, event in page:
+                    yield event
+                    count += 1
+                    if count == limit:
+                        return
 
     async def replay_from(self, timestamp: Moment) -> list[Event[Any]]:
         """Return every event recorded at `timestamp` or later; for long ranges use `replay`, which streams."""
         return [event async for event in self.replay(start=timestamp)]
+
+    async def archive_before(
+        self,
+        timestamp: Moment,
+        url: str,
+        types: Sequence[str] | str | None = None,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Archived:
+        """Move what was recorded before `timestamp` and is acknowledged by every step into the archive at `url`.
+
+        Any URL of fsspec: `file:///var/ag06/archive`, `s3://bucket/folder`. Events leave the live log only after they
+        were written, read back and compared; `replay` finds them in the archive from then on. What a killed run left is
+        finished by the next one. `progress` is called now and then. Where another process archives this log, the call
+        waits for its turn.
+
+        Raises `ConfigurationError` (the URL, or what is not installed) and `ArchiveUnavailable` (no permission, no
+        space, not reachable, not read back as written): what is not archived then stays in the live log.
+        """
+        selected = _names("types", types)
+        before_ms = _ceil_ms("timestamp", timestamp)
+        check_archive(url)
+        archived = await archive_settled(
+            await self.log(), before_ms, url, None if selected is None else sorted(selected), watch=progress
+        )
+        return Archived(url) if archived is None else archived
+
+    @property
+    def keeper(self) -> RetentionKeeper | None:
+        """Who archives and deletes as the `Retention` says; workers let it, about once a second."""
+        return self._keeper
 
     async def stats(self) -> LogStats:
         """Return how the log stands: events, duplicates refused, dead letters, what is due later, each step."""

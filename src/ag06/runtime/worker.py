@@ -7,11 +7,13 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from ag06.errors import StoreError
 from ag06.persistence.admission import Admission
+from ag06.persistence.archive.retention import RetentionKeeper
 from ag06.persistence.log import EventLog
 from ag06.persistence.outage import Outage
 from ag06.retry import RetryBudget
@@ -41,21 +43,27 @@ class Worker:
         admission: Admission,
         visibility: float,
         listeners: list[Listener],
+        keeper: RetentionKeeper | None = None,
         name: str | None = None,
     ) -> None:
-        """Run `steps` on `log`; leases last `visibility` seconds."""
+        """Run `steps` on `log`; leases last `visibility` seconds. `keeper` archives and deletes what is due."""
         self.name = name or worker_name()
         self._log = log
         shared = Shared(workflow, admission, RetryBudget(), asyncio.Lock(), listeners)
         self._runners = [StepRunner(step, log.subscribe(step.group, self.name, visibility), shared) for step in steps]
         self._keeper = LeaseKeeper([runner.subscription for runner in self._runners], visibility)
-        self._housekeeper: asyncio.Task[None] | None = None
+        self._retention = keeper
+        self._housekeepers: list[asyncio.Task[None]] = []
         self._stopping = False
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def start(self) -> None:
         """Start fetching and calling."""
-        self._housekeeper = self._spawn(self._keep_house(), "housekeeping")
+        self._housekeepers.append(self._spawn(self._repeat("housekeeping", self._log.maintain), "housekeeping"))
+        if self._retention is not None:
+            # It may take minutes, for which the other housekeeping does not wait.
+            keep = partial(self._retention.keep, self._log, self.name)
+            self._housekeepers.append(self._spawn(self._repeat("retention", keep), "retention"))
         for runner in self._runners:
             runner.start(self._spawn)
         self._keeper.start()
@@ -64,9 +72,10 @@ class Worker:
         """Stop fetching, finish or give back what is in flight within `grace` seconds, leave the groups."""
         self._stopping = True
         deadline = asyncio.get_running_loop().time() + grace
-        if self._housekeeper is not None:
-            self._housekeeper.cancel()
-            await asyncio.wait([self._housekeeper])
+        for housekeeper in self._housekeepers:
+            housekeeper.cancel()
+        if self._housekeepers:
+            await asyncio.wait(self._housekeepers)
         try:
             await asyncio.gather(*(runner.stop(deadline) for runner in self._runners))
         finally:
@@ -86,8 +95,8 @@ class Worker:
         self._keeper.stop()
         for runner in self._runners:
             runner.abort()
-        if self._housekeeper is not None:
-            self._housekeeper.cancel()
+        for housekeeper in self._housekeepers:
+            housekeeper.cancel()
 
     def _watch(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
@@ -101,13 +110,13 @@ class Worker:
                 self.failure.set_exception(error)
                 self.failure.exception()  # whoever awaits it gets it; nobody has to
 
-    async def _keep_house(self) -> None:
-        """Let the store do its housekeeping about once a second; workers that started together drift apart."""
-        outage = Outage("housekeeping")
+    async def _repeat(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do some housekeeping about once a second; workers that started together drift apart."""
+        outage = Outage(what)
         while True:
             await asyncio.sleep(_MAINTENANCE_SECONDS * random.uniform(0.75, 1.25))  # noqa: S311 - jitter
             try:
-                await self._log.maintain()
+                await work()
             except StoreError as error:
                 outage.failed(error)
             else:

@@ -16,6 +16,7 @@ from ag06.content import MAX_DATA_BYTES, check_name
 from ag06.errors import AG06Error, ConfigurationError, InvalidEvent, StoreUnavailable
 from ag06.event import Priority
 from ag06.knob import Knob
+from ag06.persistence.archive import Retention
 from ag06.persistence.event_store import EventStore
 from ag06.persistence.log import Durability, EventLog
 from ag06.persistence.outage import Outage
@@ -45,7 +46,7 @@ class Workflow:
         *,
         store: str | None = None,
         durability: Durability | None = None,
-        retention: float | None = None,
+        retention: float | Retention | None = None,
         dedup_window: float = 300.0,
         max_backlog: int = 0,
         max_event_bytes: int = MAX_DATA_BYTES,
@@ -60,7 +61,8 @@ class Workflow:
             name: the workflow's name.
             store: a URL; `None`: `$AG06_STORE`, then `ag06.toml`, then `sqlite:///.ag06/events.db`.
             durability: `"server"`, `"fsync"` or `"replicated"`; `None`: the store's default.
-            retention: seconds that acknowledged events stay, 0 for ever; `None`: the store's default.
+            retention: seconds that acknowledged events stay, 0 for ever, or a `Retention` that archives them; `None`:
+                the store's default.
             dedup_window: seconds in which an equal event is a duplicate; 0 switches deduplication off.
             max_backlog: events a step may be behind before publishing raises `Backpressure`; 0: no bound.
             max_event_bytes: largest data of an event, in bytes of JSON.
@@ -297,6 +299,7 @@ class Workflow:
                 admission=self.events.admission,
                 visibility=self.visibility_timeout,
                 listeners=self._listeners,
+                keeper=self.events.keeper,
             )
             worker.start()
             try:

@@ -1,0 +1,118 @@
+"""What a run that was killed left behind: manifests to finish, deletions to finish, files that nothing names."""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+from collections.abc import Iterable
+
+import msgspec
+
+from ag06.errors import ArchiveDamaged
+from ag06.persistence.archive.manifest import FOLDER, Entry, Manifest, parse_entry
+from ag06.persistence.archive.one_thread import OneThread
+from ag06.persistence.archive.reading import Missing, read_manifest
+from ag06.persistence.archive.storage import PARTIAL, Storage
+from ag06.persistence.log import EventLog, Query
+
+_logger = logging.getLogger("ag06.persistence")
+DELETED = ".deleted"
+"""A manifest beside which a file of this suffix lies is being deleted."""
+
+_DOUBTFUL = 2
+"""Runs are one after the other and each mends first, so only the last manifests may still have events in the log."""
+
+
+class Left(msgspec.Struct, frozen=True):
+    """What earlier runs left.
+
+    Attributes:
+        unknown: manifests that the log does not know of, so that it has their events still.
+        undropped: those that it knows of, some of whose events it has nevertheless.
+        reached: up to where the last runs archived streams; an event before that is in an archive, if in the log too.
+    """
+
+    unknown: tuple[Manifest, ...]
+    undropped: tuple[Manifest, ...]
+    reached: dict[tuple[str, int], int]
+
+
+async def look_back(log: EventLog, home: Storage, thread: OneThread) -> Left:
+    """Finish deletions, then say what else an earlier run left."""
+    known = {entry.run: entry for entry in map(parse_entry, await log.archives()) if entry is not None}
+    files = await thread.call(home.list, FOLDER)
+    deleted = runs_of(files, DELETED)
+    for run in sorted(deleted):
+        await finish_deletion(log, home, thread, run, known.get(run))
+    runs = sorted(runs_of(files, ".json") - deleted)
+    unknown = [manifest for run in runs if run not in known and (manifest := await _readable(home, thread, run))]
+    last = [run for run in runs if run in known][-_DOUBTFUL:]
+    doubtful = [manifest for run in last if (manifest := await _readable(home, thread, run))]
+    reached = {(cut.type, cut.level): cut.below for manifest in doubtful for cut in manifest.cuts}
+    newest = max([stored.position async for page in log.read(Query(newest=1)) for stored in page], default=-1)
+    undropped = [manifest for manifest in doubtful if await _in_log(log, manifest, newest)]
+    return Left(tuple(unknown), tuple(undropped), reached)
+
+
+async def _readable(home: Storage, thread: OneThread, run: str) -> Manifest | None:
+    """Return a manifest; one that is damaged is said in the log and left alone, and so are the events it speaks of."""
+    try:
+        return await thread.call(read_manifest, home, run)
+    except ArchiveDamaged as error:
+        _logger.error("%s", error)  # noqa: TRY400 - whoever reads its range is told as well
+        return None
+
+
+async def _in_log(log: EventLog, manifest: Manifest, newest: int) -> bool:
+    """Whether the live log still has something that a manifest names, but for the newest, which a store may keep."""
+    for cut in manifest.cuts:
+        async for page in log.read(Query(types=(cut.type,), level=cut.level, below=min(cut.below, newest))):
+            if page:
+                return True
+    return False
+
+
+async def finish_deletion(log: EventLog, home: Storage, thread: OneThread, run: str, entry: Entry | None) -> None:
+    """Delete what a manifest names, and it: the log forgets it first, so that nobody looks for what is gone."""
+    if entry is not None:
+        await log.remove_archive(entry.url)
+    await thread.call(_delete_files, home, run)
+
+
+def _delete_files(home: Storage, run: str) -> None:
+    try:
+        segments = read_manifest(home, run).segments
+    except (Missing, ArchiveDamaged):
+        paths = [path for path in home.list() if _is_segment(path, run)]
+    else:
+        paths = [segment.path for segment in segments]
+    for path in paths:
+        home.delete(path)
+    home.delete(f"{FOLDER}/{run}.json")
+    home.delete(f"{FOLDER}/{run}{DELETED}")
+
+
+def clear(home: Storage) -> None:
+    """Delete segments that no manifest names: the run that wrote them was killed before it wrote one. Blocks."""
+    files = home.list()
+    runs = runs_of(files, ".json") | runs_of(files, DELETED)
+    for path in files:
+        if path.endswith(PARTIAL) or (path.endswith(".parquet") and _run_of(path) not in runs):
+            home.delete(path)
+
+
+def runs_of(files: Iterable[str], suffix: str) -> set[str]:
+    """Return the runs that have a manifest, or another file of such a suffix beside it."""
+    return {
+        posixpath.basename(path).removesuffix(suffix)
+        for path in files
+        if path.startswith(FOLDER + "/") and path.endswith(suffix)
+    }
+
+
+def _is_segment(path: str, run: str) -> bool:
+    return path.endswith(".parquet") and _run_of(path) == run
+
+
+def _run_of(path: str) -> str:
+    return posixpath.basename(path).rpartition("-")[0]

@@ -1,0 +1,197 @@
+"""`Retention`: how long events stay in the live log and in the archive; and the keeper that sees to it."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from ag06.content import check_name
+from ag06.errors import ArchiveUnavailable, ConfigurationError, InvalidEvent
+from ag06.persistence.archive import mending
+from ag06.persistence.archive.leading import leading
+from ag06.persistence.archive.manifest import FOLDER, Entry, parse_entry
+from ag06.persistence.archive.one_thread import OneThread
+from ag06.persistence.archive.reading import manifest_of
+from ag06.persistence.archive.run import ROLE, archive_settled
+from ag06.persistence.archive.storage import open_storage
+from ag06.persistence.log import EventLog
+from ag06.settings import check_seconds
+
+_logger = logging.getLogger("ag06.persistence")
+_LEAD_SECONDS = 60.0
+_LONGEST_TURN = 3600.0
+_SHORTEST_TURN = 0.1
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """How long events stay, from when they were recorded; only what every step acknowledged goes.
+
+    Attributes:
+        archive_after: seconds until they move to the archive; `None`: they do not.
+        delete_after: seconds until they are deleted, from the archive too; 0: never; `None`: the store's default for
+            what is not archived, and never for what is.
+        archive: the URL of the archive, of any filesystem that fsspec knows.
+        types: policies of their own for some types, in place of this one; without an `archive` they take this one's.
+    """
+
+    archive_after: float | None = None
+    delete_after: float | None = None
+    archive: str | None = None
+    types: Mapping[str, Retention] = {}
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """A `Retention` for one type, or for all types that have none of their own."""
+
+    type: str | None
+    archive_after: float | None
+    delete_after: float | None
+    archive: str
+
+    @property
+    def turn(self) -> float:
+        """Seconds between two looks: a tenth of what events stay, so that they stay a tenth longer at most."""
+        stays = [seconds for seconds in (self.archive_after, self.delete_after) if seconds]
+        return max(_SHORTEST_TURN, min([_LONGEST_TURN, *(seconds / 10 for seconds in stays)]))
+
+
+def check_retention(value: float | Retention | None) -> tuple[float | None, dict[str, float], list[Policy]]:
+    """Return what the log itself deletes: after so many seconds, or by type; and the policies of an archive.
+
+    Raises `ConfigurationError` for what cannot be kept.
+    """
+    if not isinstance(value, Retention):
+        if value is not None:
+            check_seconds("retention", value, "0 keeps events for ever")
+        return value, {}, []
+    if not isinstance(value.types, Mapping):
+        raise ConfigurationError(f"retention: types={value.types!r}; a mapping from a type to its Retention")
+    policies = [_policy(None, value, None)]
+    for event_type, own in value.types.items():
+        try:
+            check_name("type", event_type)
+        except InvalidEvent as error:
+            raise ConfigurationError(f"retention: {error}") from None
+        if not isinstance(own, Retention) or own.types:
+            raise ConfigurationError(f"retention: types[{event_type!r}]={own!r}; a Retention without types of its own")
+        policies.append(_policy(event_type, own, value.archive))
+    live = {policy.type: _live(policy) for policy in policies}
+    default = live.pop(None)
+    # A type whose policy says nothing keeps the store's default; only the types beside it need a number.
+    by_type = {event_type: seconds for event_type, seconds in live.items() if event_type and seconds is not None}
+    return default, by_type, [policy for policy in policies if policy.archive]
+
+
+def _policy(event_type: str | None, given: Retention, archive: str | None) -> Policy:
+    where = "retention" if event_type is None else f"retention of {event_type!r}"
+    if given.delete_after is not None:
+        check_seconds(f"{where}: delete_after", given.delete_after, "0 keeps events for ever")
+    if given.archive_after is not None:
+        check_seconds(f"{where}: archive_after", given.archive_after, "None: they stay", least=0.001)
+        if not (given.archive or archive):
+            raise ConfigurationError(
+                f"{where}: archive_after={given.archive_after} without archive=URL to move them to"
+            )
+        if given.delete_after and given.delete_after <= given.archive_after:
+            raise ConfigurationError(
+                f"{where}: delete_after={given.delete_after} is not above archive_after={given.archive_after}: "
+                "events would be archived to be deleted; leave archive_after out"
+            )
+    url = given.archive or archive or ""
+    if url:
+        check_archive(url)
+    return Policy(event_type, given.archive_after, given.delete_after, url)
+
+
+def check_archive(url: str) -> None:
+    """Raise `ConfigurationError` if this URL can be no archive, or what an archive needs is not installed."""
+    open_storage(url)
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ConfigurationError("an archive needs pyarrow and fsspec: pip install 'ag06[archive]'")
+
+
+def _live(policy: Policy) -> float | None:
+    """Return after how many seconds the log itself deletes: never what must be archived first."""
+    return policy.delete_after if policy.archive_after is None else 0.0
+
+
+class RetentionKeeper:
+    """Moves to the archive and deletes from it what is due; of all processes that have one, one does it at a time."""
+
+    def __init__(self, policies: list[Policy], clock: Callable[[], float] = time.time) -> None:
+        """`clock` gives seconds since the epoch, as the store's does."""
+        self._policies = policies
+        self._own = frozenset(policy.type for policy in policies if policy.type is not None)
+        self._clock = clock
+        self._due = dict.fromkeys(policies, 0.0)
+        self._renewal = 0.0
+
+    async def keep(self, log: EventLog, holder: str) -> None:
+        """Do what is due; problems of an archive are said in the log, and it is tried again at the next turn.
+
+        Raises `StoreError` if the store is away.
+        """
+        now = self._clock()
+        due = [policy for policy in self._policies if self._due[policy] <= now]
+        if not due and now < self._renewal:
+            return
+        if not await log.lead("retention", holder, _LEAD_SECONDS):
+            return
+        self._renewal = now + _LEAD_SECONDS / 3
+        for policy in due:
+            self._due[policy] = now + policy.turn
+            try:
+                await self._apply(log, policy, holder)
+            except (ArchiveUnavailable, ConfigurationError) as error:
+                _logger.warning("retention: %s; nothing was deleted, tried again in %.0f s", error, policy.turn)
+
+    async def _apply(self, log: EventLog, policy: Policy, holder: str) -> None:
+        if policy.archive_after is not None:
+            before_ms = int((self._clock() - policy.archive_after) * 1000)
+            types = None if policy.type is None else [policy.type]
+            without = self._own if policy.type is None else frozenset[str]()
+            await archive_settled(
+                log, before_ms, policy.archive, types, without=without, holder=holder, wait=False, only_if_any=True
+            )
+        if policy.delete_after:
+            await self._delete(log, policy, holder)
+
+    async def _delete(self, log: EventLog, policy: Policy, holder: str) -> None:
+        """Delete every manifest, with its segments, all of whose events are older than their policies allow."""
+        now_ms = self._clock() * 1000
+        entries = [entry for entry in map(parse_entry, await log.archives()) if entry is not None]
+        old = [entry for entry in entries if entry.last_ms < now_ms - (policy.delete_after or 0) * 1000]
+        if not old:
+            return
+        thread = OneThread("ag06-retention")
+        try:
+            async with leading(log, ROLE, holder) as led:
+                for entry in old if led else ():
+                    manifest = await thread.call(manifest_of, entry)
+                    types = {name for segment in manifest.segments for name in segment.types}
+                    if all(self._is_over(name, entry, now_ms) for name in types):
+                        await _delete_entry(log, thread, entry)
+        finally:
+            thread.close()
+
+    def _is_over(self, event_type: str, entry: Entry, now_ms: float) -> bool:
+        found = next((policy for policy in self._policies if policy.type == event_type), None)
+        policy = found or next((policy for policy in self._policies if policy.type is None), None)
+        seconds = policy.delete_after if policy is not None else None
+        return bool(seconds) and entry.last_ms < now_ms - (seconds or 0) * 1000
+
+
+async def _delete_entry(log: EventLog, thread: OneThread, entry: Entry) -> None:
+    """Say first that it is to go: whoever finds half of it then knows that nothing was lost."""
+    home = await thread.call(open_storage, entry.folder)
+    await thread.call(home.write, f"{FOLDER}/{entry.run}{mending.DELETED}", b"")
+    await mending.finish_deletion(log, home, thread, entry.run, entry)
+
+
+def keeper_of(policies: list[Policy]) -> RetentionKeeper | None:
+    """Return who keeps these policies; `None` where there is nothing to do."""
+    return RetentionKeeper(policies) if any(p.archive_after or p.delete_after for p in policies) else None
