@@ -13,7 +13,7 @@ from tests.servers import ValkeyServer
 from benchmarks import other_rows, redis_rows, rounds
 from benchmarks.report import Row, show, write
 
-SECTIONS = ("redis", "sqlite", "replay", "memory", "fsync", "growth", "backlog")
+SECTIONS = ("redis", "sqlite", "replay", "memory", "fsync", "growth", "backlog", "breaker")
 
 
 def main() -> None:
@@ -48,6 +48,7 @@ def _section(name: str, redis: str, turns: int, scale: float) -> list[Row]:
         "fsync": lambda: redis_rows.rows(redis, rounds=min(turns, 2), scale=scale / 2, durability="fsync"),
         "growth": lambda: other_rows.growth_rows(redis, scale=scale),
         "backlog": lambda: other_rows.backlog_rows(redis, scale=scale),
+        "breaker": lambda: other_rows.breaker_rows(rounds=turns, scale=scale),
     }
     return sections[name]()
 

@@ -118,3 +118,18 @@ def backlog_rows(redis: str, *, scale: float) -> list[Row]:
                 found.append(Row(f"{label}: no-op step", f"{result['process']:,.0f}/s"))
                 found.append(Row(f"{label}: stats", f"{result['stats']:.3f} ms"))
     return found
+
+
+def breaker_rows(*, rounds: int, scale: float) -> list[Row]:
+    """What a closed breaker adds to a call, for each way to use one."""
+    label = "closed breaker"
+    results = in_turns(rounds, {label: ("breaker.cost", {"count": int(100_000 * scale)})})[label]
+    found = []
+    for way in [key for key in results[0] if not key.startswith("bare ")]:
+        guarded, bare = median(results, way), median(results, f"bare {way}")
+        more = guarded - bare
+        times = f"{guarded / bare:.1f}"
+        found.append(
+            Row(f"{label}: {way}", f"{more:.2f} us more", f"bare call: {bare:.2f} us", times, "<= 2 us", more <= 2)
+        )
+    return found

@@ -6,6 +6,7 @@ is from Nygard, "Release It!".
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
@@ -19,6 +20,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from ag06.call_window import FAILED, SLOW, CountWindow, TimeWindow
 from ag06.errors import CircuitOpen, ConfigurationError
 
 _logger = logging.getLogger("ag06.breaker")
@@ -27,11 +29,12 @@ BreakerState = Literal["closed", "open", "half_open", "forced_open", "disabled",
 Transition = Callable[[str | None, BreakerState, BreakerState], None]
 """Called with the breaker's name, the state it left and the state it entered."""
 
-Exceptions = tuple[type[BaseException], ...]
+Exceptions = tuple[type[BaseException], ...] | type[BaseException]
 F = TypeVar("F", bound=Callable[..., Any])
 
-_FAILED = 1
-_SLOW = 2
+_NOTHING = -1  # the outcome of a call that does not count
+_OVER = -1
+_LONGEST_WINDOW = 86_400.0  # one bucket a second
 _HALF_OPEN_FULL_SECONDS = 1.0  # what a caller is told while all trial calls are taken: ask again soon
 
 
@@ -46,71 +49,11 @@ class BreakerMetrics(msgspec.Struct, frozen=True):
     slow_call_rate: float
 
 
-class _CountWindow:
-    """The last `size` calls, in constant time a call."""
+_Permit = list[Any]
+"""Generation of the state the call began in, when it began (0.0 where nobody asks how long calls take), and the permit of
+the call around it.
 
-    __slots__ = ("_at", "_ring", "calls", "failures", "size", "slow")
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._ring = bytearray(size)
-        self._at = self.calls = self.failures = self.slow = 0
-
-    def add(self, outcome: int, now: float) -> None:
-        """Count one call; `now` does not matter here."""
-        at = self._at
-        if self.calls == self.size:
-            old = self._ring[at]
-            self.failures -= old & _FAILED
-            self.slow -= old >> 1
-        else:
-            self.calls += 1
-        self._ring[at] = outcome
-        self.failures += outcome & _FAILED
-        self.slow += outcome >> 1
-        self._at = at + 1 if at + 1 < self.size else 0
-
-    def advance(self, now: float) -> None:
-        """Nothing leaves a count window as time goes by."""
-
-
-class _TimeWindow:
-    """The calls of the last `seconds`, in one bucket a second."""
-
-    __slots__ = ("_buckets", "_last", "calls", "failures", "slow")
-
-    def __init__(self, seconds: float) -> None:
-        self._buckets = [[0, 0, 0] for _ in range(max(1, math.ceil(seconds)))]
-        self._last: int | None = None
-        self.calls = self.failures = self.slow = 0
-
-    def add(self, outcome: int, now: float) -> None:
-        """Count one call that ended at `now` seconds."""
-        self.advance(now)
-        bucket = self._buckets[(self._last or 0) % len(self._buckets)]
-        for index, count in enumerate((1, outcome & _FAILED, outcome >> 1)):
-            bucket[index] += count
-        self.calls += 1
-        self.failures += outcome & _FAILED
-        self.slow += outcome >> 1
-
-    def advance(self, now: float) -> None:
-        """Drop what is older than the window at `now` seconds."""
-        second = math.floor(now)
-        if self._last is None:
-            self._last = second
-        for passed in range(self._last + 1, min(second, self._last + len(self._buckets)) + 1):
-            bucket = self._buckets[passed % len(self._buckets)]
-            self.calls -= bucket[0]
-            self.failures -= bucket[1]
-            self.slow -= bucket[2]
-            bucket[:] = [0, 0, 0]
-        self._last = max(self._last, second)
-
-
-_Permit = tuple[int, float]
-"""Generation of the state the call began in, and when it began (0.0 where nobody asks how long calls take)."""
-_Stack = tuple[_Permit, Any] | None
+Once the call has ended the generation is `_OVER`: a permit counts once, in however many contexts it is copied."""
 
 
 class CircuitBreaker:
@@ -130,7 +73,7 @@ class CircuitBreaker:
         open_seconds: how long calls are refused before some are tried.
         half_open_calls: how many are tried then.
         record: exceptions that count as failures; others count as successes.
-        ignore: exceptions that count as nothing.
+        ignore: exceptions that count as nothing, whatever `record` says. A cancellation never counts.
         clock: seconds, monotonic.
     """
 
@@ -150,14 +93,23 @@ class CircuitBreaker:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make a closed breaker; the class says what the arguments mean."""
-        _check(name, "window", window, window >= 1)
-        _check(name, "window_seconds", window_seconds, window_seconds is None or 0 < window_seconds <= 86_400)
-        _check(name, "minimum_calls", minimum_calls, minimum_calls >= 1)
-        _check(name, "failure_rate", failure_rate, 0 < failure_rate <= 1)
-        _check(name, "slow_call_seconds", slow_call_seconds, slow_call_seconds is None or slow_call_seconds > 0)
-        _check(name, "slow_call_rate", slow_call_rate, 0 < slow_call_rate <= 1)
-        _check(name, "open_seconds", open_seconds, 0 <= open_seconds < math.inf)
-        _check(name, "half_open_calls", half_open_calls, half_open_calls >= 1)
+        whole, share, seconds = "a whole number, 1 or more", "above 0 and up to 1", "seconds above 0, or None"
+        for setting, value in (
+            ("window", window),
+            ("minimum_calls", minimum_calls),
+            ("half_open_calls", half_open_calls),
+        ):
+            _check(name, setting, value, isinstance(value, int) and value >= 1, whole)
+        for setting, rate in (("failure_rate", failure_rate), ("slow_call_rate", slow_call_rate)):
+            _check(name, setting, rate, _is_number(rate) and 0 < rate <= 1, share)
+        for setting, limit in (("slow_call_seconds", slow_call_seconds), ("window_seconds", window_seconds)):
+            _check(name, setting, limit, limit is None or (_is_number(limit) and limit > 0), seconds)
+        _check(name, "window_seconds", window_seconds, (window_seconds or 0) <= _LONGEST_WINDOW, "86400 s or less")
+        _check(
+            name, "open_seconds", open_seconds, _is_number(open_seconds) and 0 <= open_seconds < math.inf, "0 s or more"
+        )
+        for setting, kinds in (("record", record), ("ignore", ignore)):
+            _check(name, setting, kinds, _are_exceptions(kinds), "an exception class, or a tuple of them")
         self.name = name
         self._window_size = window
         self._window_seconds = window_seconds
@@ -170,18 +122,22 @@ class CircuitBreaker:
         self._open_seconds = open_seconds
         self._half_open_calls = half_open_calls
         self._record = record
-        self._ignore = ignore
+        self._ignore: Any = (
+            asyncio.CancelledError,
+            GeneratorExit,
+            *(ignore if isinstance(ignore, tuple) else (ignore,)),
+        )
         self._clock = clock
         self._timed = window_seconds is not None or slow_call_seconds is not None
         self._lock = threading.Lock()
         self._state: BreakerState = "closed"
         self._generation = 0
-        self._window: _CountWindow | _TimeWindow = self._new_window()
+        self._window: CountWindow | TimeWindow = self._new_window()
         self._permits = 0
         self._open_until = 0.0
         self._refused = 0
         self._hooks: list[Transition] = []
-        self._entered: ContextVar[_Stack] = ContextVar("ag06_breaker", default=None)
+        self._entered: ContextVar[_Permit | None] = ContextVar("ag06_breaker", default=None)
 
     # State
 
@@ -239,19 +195,21 @@ class CircuitBreaker:
         self._generation += 1
         if state == "half_open":
             self._permits = self._half_open_calls
-            self._window = _CountWindow(self._half_open_calls)
+            self._window = CountWindow(self._half_open_calls)
         elif state == "open":
             self._open_until = self._clock() + self._open_seconds
         else:
             self._window = self._new_window()
         return left
 
-    def _new_window(self) -> _CountWindow | _TimeWindow:
-        return _CountWindow(self._window_size) if self._window_seconds is None else _TimeWindow(self._window_seconds)
+    def _new_window(self) -> CountWindow | TimeWindow:
+        return CountWindow(self._window_size) if self._window_seconds is None else TimeWindow(self._window_seconds)
 
     def _tell(self, left: BreakerState, entered: BreakerState) -> None:
         if left == entered:
             return
+        level = logging.WARNING if entered in ("open", "forced_open") else logging.INFO
+        _logger.log(level, "circuit breaker %s: %s -> %s", self.name or "(unnamed)", left, entered)
         for hook in self._hooks:
             try:
                 hook(self.name, left, entered)
@@ -264,16 +222,16 @@ class CircuitBreaker:
         """Let a call begin, or raise `CircuitOpen`."""
         generation = self._generation  # read before the state: if it changes in between, the call counts nowhere
         if self._state == "closed":
-            return (generation, self._clock() if self._timed else 0.0)
+            return [generation, self._clock() if self._timed else 0.0, None]
         left: BreakerState | None = None
         with self._lock:
             now = self._clock()
             if self._state == "open" and now >= self._open_until:
                 left = self._enter("half_open")
-            permit = (self._generation, now)
             wait = self._refusal(now)
             if wait is not None:
                 self._refused += 1
+            permit = [self._generation, now, None]
         if left is not None:
             self._tell(left, "half_open")
         if wait is not None:
@@ -294,44 +252,47 @@ class CircuitBreaker:
 
     def _finish(self, permit: _Permit, error: BaseException | None) -> None:
         """Count a call that ended."""
-        if error is not None and (not isinstance(error, Exception) or isinstance(error, self._ignore)):
-            counts, outcome = isinstance(error, self._record) and not isinstance(error, self._ignore), _FAILED
-        else:
-            counts, outcome = True, _FAILED if error is not None and isinstance(error, self._record) else 0
+        outcome = 0 if error is None else self._judge(error)
         now = 0.0
-        if self._timed:
+        if self._timed and outcome != _NOTHING:
             now = self._clock()
             if self._slow_seconds is not None and now - permit[1] >= self._slow_seconds:
-                outcome |= _SLOW
-        left: BreakerState | None = None
+                outcome |= SLOW
+        verdict: BreakerState | None = None
         with self._lock:
-            if permit[0] != self._generation:
+            generation, permit[0] = permit[0], _OVER
+            if generation != self._generation:
                 return
             state = self._state
-            if not counts:
+            if outcome == _NOTHING:
                 self._permits += state == "half_open"
-                return
-            if state == "disabled":
-                return
-            self._window.add(outcome, now)
-            verdict = self._verdict(state)
+            elif state != "disabled":
+                self._window.add(outcome, now)
+                if self._window.failures or self._window.slow or state == "half_open":
+                    verdict = self._verdict(state)
             if verdict is not None:
-                left = self._enter(verdict)
-        if left is not None and verdict is not None:
-            self._tell(left, verdict)
+                self._enter(verdict)
+        if verdict is not None:
+            self._tell(state, verdict)
+
+    def _judge(self, error: BaseException) -> int:
+        """Return what a call counts as that ended with `error`."""
+        if isinstance(error, self._ignore):
+            return _NOTHING
+        if isinstance(error, self._record):
+            return FAILED
+        return 0 if isinstance(error, Exception) else _NOTHING
 
     def _verdict(self, state: BreakerState) -> BreakerState | None:
         """Return the state that follows from the window, if another does; lock held."""
         window = self._window
         if state == "closed":
-            if not (window.failures or window.slow) or window.calls < self._minimum:
-                return None
-            return "open" if self._exceeds(window) else None
+            return "open" if window.calls >= self._minimum and self._exceeds(window) else None
         if state == "half_open" and window.calls >= self._half_open_minimum:
             return "open" if self._exceeds(window) else "closed"
         return None
 
-    def _exceeds(self, window: _CountWindow | _TimeWindow) -> bool:
+    def _exceeds(self, window: CountWindow | TimeWindow) -> bool:
         if window.failures >= self._failure_rate * window.calls:
             return True
         return self._slow_seconds is not None and window.slow >= self._slow_rate * window.calls
@@ -339,42 +300,66 @@ class CircuitBreaker:
     # Ways to use it
 
     def __enter__(self) -> CircuitBreaker:
-        self._entered.set((self._acquire(), self._entered.get()))
+        permit = self._acquire()
+        permit[2] = self._entered.get()
+        self._entered.set(permit)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        entered = self._entered.get()
-        if entered is None:  # left in another context than it was entered in, as a generator can
-            return
-        permit, outer = entered
-        self._entered.set(outer)
-        self._finish(permit, error)
+        permit = self._entered.get()
+        if permit is not None:  # else left in another context than it was entered in, as a generator can
+            self._entered.set(permit[2])
+            self._finish(permit, error)
+
+    # The same once more, not by a call of the plain ones, which would cost as much as all that they do.
 
     async def __aenter__(self) -> CircuitBreaker:
-        return self.__enter__()
+        permit = self._acquire()
+        permit[2] = self._entered.get()
+        self._entered.set(permit)
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.__exit__(kind, error, traceback)
+        permit = self._entered.get()
+        if permit is not None:
+            self._entered.set(permit[2])
+            self._finish(permit, error)
 
     def __call__(self, function: F) -> F:
         """Guard every call of a function, plain or async."""
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise ConfigurationError(
+                f"{self!r}: {function!r} is a generator, which runs after its call; use `with breaker:` inside it"
+            )
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def guarded_async(*args: Any, **kwargs: Any) -> Any:
-                with self:
-                    return await function(*args, **kwargs)
+                permit = self._acquire()
+                try:
+                    result = await function(*args, **kwargs)
+                except BaseException as error:
+                    self._finish(permit, error)
+                    raise
+                self._finish(permit, None)
+                return result
 
             return guarded_async  # type: ignore[return-value]
 
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return function(*args, **kwargs)
+            permit = self._acquire()
+            try:
+                result = function(*args, **kwargs)
+            except BaseException as error:
+                self._finish(permit, error)
+                raise
+            self._finish(permit, None)
+            return result
 
         return guarded  # type: ignore[return-value]
 
@@ -382,16 +367,15 @@ class CircuitBreaker:
         return f"CircuitBreaker(name={self.name!r}, state={self._state!r})"
 
 
-def _check(name: str | None, setting: str, value: object, holds: bool) -> None:
-    accepted = {
-        "window": "1 call or more",
-        "window_seconds": "above 0 and up to 86400 s, or None",
-        "minimum_calls": "1 call or more",
-        "failure_rate": "above 0 and up to 1",
-        "slow_call_seconds": "above 0 s, or None",
-        "slow_call_rate": "above 0 and up to 1",
-        "open_seconds": "0 s or more",
-        "half_open_calls": "1 call or more",
-    }
-    if not holds:
-        raise ConfigurationError(f"circuit breaker {name or '(unnamed)'}: {setting}={value}; {accepted[setting]}")
+def _check(name: str | None, setting: str, value: object, holds: bool, accepted: str) -> None:
+    if not holds or isinstance(value, bool):
+        raise ConfigurationError(f"circuit breaker {name or '(unnamed)'}: {setting}={value!r}; {accepted}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float))
+
+
+def _are_exceptions(kinds: object) -> bool:
+    members = kinds if isinstance(kinds, tuple) else (kinds,)
+    return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in members)

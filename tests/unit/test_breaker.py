@@ -1,8 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
+import random
+import sys
 import threading
 from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -104,6 +110,79 @@ def test_half_open_lets_no_call_too_many_through() -> None:
     assert len(admitted) == 3
 
 
+@pytest.mark.parametrize("seed", range(5))
+async def test_half_open_lets_no_call_too_many_through_whatever_becomes_of_thousands(seed: int) -> None:
+    """Under way and counted together are never more than the permits, and what is given back is used again."""
+    chance, clock, permits = random.Random(seed), Clock(), 7
+    breaker = CircuitBreaker(
+        minimum_calls=100, open_seconds=1, half_open_calls=permits, ignore=(KeyError,), clock=clock
+    )
+    trip(breaker, 100)
+    clock.now += 2
+    under_way = tried = refused = worst = 0
+
+    async def attempt() -> None:
+        nonlocal under_way, tried, refused, worst
+        for _ in range(chance.randrange(4)):
+            await asyncio.sleep(0)
+        try:
+            async with breaker:
+                if breaker.state != "half_open":
+                    return
+                tried += 1
+                under_way += 1
+                worst = max(worst, under_way + breaker.metrics.calls)
+                try:
+                    await asyncio.sleep(0)
+                    match chance.randrange(100):
+                        case lot if lot < 49:
+                            raise KeyError
+                        case lot if lot < 98:
+                            asyncio.current_task().cancel()  # type: ignore[union-attr]
+                            await asyncio.sleep(0)
+                finally:
+                    under_way -= 1
+        except CircuitOpen:
+            refused += 1
+        except KeyError:
+            return
+
+    while breaker.state != "closed":
+        await asyncio.gather(*(attempt() for _ in range(1000)), return_exceptions=True)
+    assert worst == permits
+    assert tried > 2 * permits
+    assert refused > 1000
+
+
+@pytest.mark.parametrize("window", [{"window": 20_000}, {"window_seconds": 60}])
+def test_thousands_of_calls_from_threads_are_counted_exactly(window: dict[str, int]) -> None:
+    breaker = CircuitBreaker(minimum_calls=20_000, clock=Clock(), **window)  # type: ignore[arg-type]
+
+    @breaker
+    def guarded(error: Exception | None) -> None:
+        if error is not None:
+            raise error
+
+    def work() -> None:
+        for number in range(500):
+            with contextlib.suppress(ValueError):
+                guarded(ValueError() if number % 5 == 0 else None)
+            call(breaker, ValueError() if number % 2 else None)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that threads meet inside the breaker
+    try:
+        threads = [threading.Thread(target=work) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    metrics = breaker.metrics
+    assert (metrics.calls, metrics.failures) == (16_000, 16 * 350)
+
+
 async def test_thousands_of_concurrent_tasks_are_counted_exactly() -> None:
     breaker = CircuitBreaker(window=5000, minimum_calls=5000, failure_rate=1.0)
 
@@ -156,6 +235,27 @@ def test_an_ignored_error_counts_as_nothing_and_gives_its_permit_back() -> None:
     assert breaker.state == "closed"
 
 
+def test_a_permit_that_a_copied_context_gave_back_is_not_given_back_twice() -> None:
+    clock = Clock()
+    breaker = CircuitBreaker(open_seconds=1, half_open_calls=1, ignore=(KeyError,), clock=clock)
+    trip(breaker)
+    clock.now += 2
+    breaker.__enter__()
+    contextvars.copy_context().run(breaker.__exit__, KeyError, KeyError(), None)
+    breaker.__exit__(KeyError, KeyError(), None)
+    with breaker, pytest.raises(CircuitOpen):
+        call(breaker)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), GeneratorExit()])
+def test_a_cancellation_counts_as_nothing_whatever_is_recorded(error: BaseException) -> None:
+    breaker = CircuitBreaker(record=BaseException)
+    call(breaker, error)
+    assert breaker.metrics.calls == 0
+    call(breaker, KeyboardInterrupt())
+    assert breaker.metrics.failures == 1
+
+
 def test_an_error_that_is_not_recorded_is_a_success() -> None:
     breaker = CircuitBreaker(record=(OSError,))
     trip(breaker, 20)
@@ -178,6 +278,42 @@ def test_slow_calls_open_it() -> None:
     with breaker:
         clock.now += 1.0
     assert (breaker.state, breaker.metrics.failures) == ("open", 0)
+
+
+def test_a_slow_call_that_fails_counts_as_both() -> None:
+    clock = Clock()
+    breaker = CircuitBreaker(slow_call_seconds=1.0, clock=clock)
+
+    @breaker
+    def crawl() -> None:
+        clock.now += 1
+        raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011 - its own
+        crawl()
+    assert (breaker.metrics.failures, breaker.metrics.slow_calls) == (1, 1)
+
+
+def test_slow_trials_open_it_again_and_quick_ones_close_it() -> None:
+    clock = Clock()
+    breaker = CircuitBreaker(slow_call_seconds=1.0, open_seconds=5, half_open_calls=2, clock=clock)
+    trip(breaker)
+    for pause, state in ((1.0, "open"), (0.5, "closed")):
+        clock.now += 6
+        for _ in range(2):
+            with breaker:
+                clock.now += pause
+        assert breaker.state == state
+
+
+def test_an_open_breaker_shows_what_opened_it_and_half_open_begins_anew() -> None:
+    clock = Clock()
+    breaker = CircuitBreaker(open_seconds=1, half_open_calls=4, clock=clock)
+    trip(breaker)
+    assert (breaker.state, breaker.metrics.calls, breaker.metrics.failure_rate) == ("open", 10, 1.0)
+    clock.now += 2
+    call(breaker)
+    assert (breaker.state, breaker.metrics.calls, breaker.metrics.failure_rate) == ("half_open", 1, 0.0)
 
 
 def test_a_time_window_forgets_what_is_older() -> None:
@@ -218,6 +354,30 @@ def test_transitions_are_told_and_a_broken_hook_harms_nobody() -> None:
     clock.now += 2
     call(breaker)
     assert told == [("crm", "closed", "open"), ("crm", "open", "half_open"), ("crm", "half_open", "closed")]
+
+
+def test_a_change_of_state_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "ag06.breaker")
+    breaker = CircuitBreaker("crm")
+    trip(breaker)
+    breaker.reset()
+    breaker.reset()
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", "circuit breaker crm: closed -> open"),
+        ("INFO", "circuit breaker crm: open -> closed"),
+    ]
+
+
+def test_a_generator_cannot_be_decorated_for_its_call_ends_before_it_runs() -> None:
+    def numbers() -> Iterator[int]:
+        yield 1
+
+    async def patient() -> AsyncIterator[int]:
+        yield 1
+
+    for function in (numbers, patient):
+        with pytest.raises(ConfigurationError, match="use `with breaker:` inside it"):
+            CircuitBreaker()(function)
 
 
 async def test_it_decorates_plain_and_async_functions() -> None:
@@ -267,11 +427,19 @@ async def test_one_breaker_guards_nested_and_interleaved_calls() -> None:
         {"open_seconds": -1},
         {"half_open_calls": 0},
         {"window_seconds": 0},
+        {"window_seconds": 1e6},
+        {"window": 2.5},
+        {"window": True},
+        {"failure_rate": "half"},
+        {"open_seconds": float("nan")},
+        {"slow_call_seconds": "1"},
+        {"record": [ValueError]},
+        {"ignore": (ValueError(),)},
     ],
 )
-def test_a_wrong_setting_is_named(wrong: dict[str, float]) -> None:
+def test_a_wrong_setting_is_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
-        CircuitBreaker(**wrong)  # type: ignore[arg-type]
+        CircuitBreaker(**wrong)
 
 
 @given(st.lists(st.booleans(), max_size=200), st.integers(1, 20))
