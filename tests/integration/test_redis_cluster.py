@@ -68,7 +68,7 @@ async def test_a_log_on_another_node_of_a_cluster_is_found_at_the_first_call(url
 async def test_the_durability_is_that_of_the_node_that_has_the_log(nodes: list[ValkeyServer], url: str) -> None:
     first, second = nodes
     for node, setting in ((first, "no"), (second, "yes")):
-        assert node.command("CONFIG", "SET", "appendonly", setting) == b"+OK\r\n"
+        assert node.command("CONFIG", "SET", "appendonly", setting, "appendfsync", "always") == b"+OK\r\n"
     log = RedisLog(url, LogOptions(durability="fsync", timeout=20.0))
     await log.open()
     await log.append([record(1)])

@@ -16,6 +16,7 @@ from ag06.persistence.redis import RedisLog
 from ag06.persistence.redis.address import read_address
 from ag06.persistence.redis.receiving import hand_back
 from ag06.persistence.redis.wire import Wire
+from faults import configure
 from proxy import Proxy
 from records import GROUP, TYPE, collect, done, eventually, failure, nothing, numbers, record, registered
 from servers import ValkeyServer
@@ -96,12 +97,15 @@ async def test_what_a_worker_does_not_know_of_is_given_back_however_much_it_hold
 
 
 async def test_a_retry_that_comes_before_its_commit_is_confirmed_keeps_its_lease(server: ValkeyServer) -> None:
-    log = RedisLog(f"{server.url}?log=hands", LogOptions(durability="fsync"))  # appendfsync everysec: it takes its time
+    configure(server, appendfsync="always")
+    log = RedisLog(f"{server.url}?log=hands", LogOptions(durability="fsync"))
     await log.open()
     subscription = await registered(log, visibility=1.0)
     other = log.subscribe(GROUP, "w2", 1.0)
-    await log.append([record(1)])
-    (delivery,) = await collect(subscription, 1)
+    await log.append([record(0), record(1)])
+    first, delivery = await collect(subscription, 2)
+    assert await subscription.commit([done(first)]) == [True]
+    configure(server, appendfsync="everysec")  # it takes its time from now on
     committing = asyncio.create_task(subscription.commit([Postpone(delivery, 0, 1, 1)]))
     (again,) = await collect(subscription, 1)
     assert await committing == [True]
@@ -113,10 +117,11 @@ async def test_a_retry_that_comes_before_its_commit_is_confirmed_keeps_its_lease
 
 
 async def test_a_lost_reply_is_not_taken_for_durable(tmp_path: Path) -> None:
-    server = ValkeyServer(tmp_path, appendonly="yes", appendfsync="no").start()
+    server = ValkeyServer(tmp_path, appendonly="yes", appendfsync="always").start()
     async with Proxy(server.port) as proxy:
         log = RedisLog(f"{proxy.url}?log=hands", LogOptions(durability="fsync", timeout=2.0))
         await log.open()
+        configure(server, appendfsync="no")
         with pytest.raises(OutcomeUnknown):
             await log.append([record(1)])
         proxy.lose_reply_to = b"EVALSHA"

@@ -11,6 +11,11 @@ from ag06.persistence.redis.wire import Command, Wire
 _KEEPS_ALL = "noeviction"
 
 _NO_DISK = "it has no append-only file (appendonly no)"
+_NEVER = "it never syncs its append-only file (appendfsync no)"
+_TOO_EARLY = (
+    "its WAITAOF answers up to a second before the disk has the write under appendfsync everysec, as every Valkey does "
+    "and Redis before 8 (redis/redis#13793); set appendfsync always"
+)
 _TOO_OLD = "it is too old for WAITAOF, which came with Redis 7.2 and is in every Valkey from 7.2 on"
 
 
@@ -30,6 +35,9 @@ async def waiting_command(wire: Wire, level: Durability) -> Command | None:
         (reply,) = await wire.request([("WAITAOF", 1, 0, 1)])
         if isinstance(reply, Exception):
             raise _refusal(wire, level, _why_no_disk(reply))
+        why = await _why_not_synced(wire)
+        if why is not None:
+            raise _refusal(wire, level, why)
         return ("WAITAOF", 1, 0, millis)
     both, plain = await wire.request([("WAITAOF", 1, 1, 1000), ("WAIT", 1, 1000)])
     if not isinstance(both, Exception) and both[1] >= 1:
@@ -49,6 +57,17 @@ def _why_no_disk(error: Exception) -> str:
     if "unknown command" in text.lower():
         return _TOO_OLD
     return _NO_DISK if "appendonly" in text else f"WAITAOF is refused ({text})"
+
+
+async def _why_not_synced(wire: Wire) -> str | None:
+    """Return why a reply to WAITAOF would not mean that the disk has the write; `None` if it does, or nobody says."""
+    (reply,) = await wire.request([("CONFIG", "GET", "appendfsync")])
+    if isinstance(reply, Exception) or not reply or reply[1] == b"always":
+        return None
+    if reply[1] == b"no":
+        return _NEVER
+    version = (await _info(wire, "server")).get("redis_version", "0")  # Valkey says 7.2.4 here, whatever it is
+    return None if int(version.partition(".")[0]) >= 8 else _TOO_EARLY
 
 
 def check_waited(command: Command, reply: Any, shown: str) -> None:
@@ -87,7 +106,8 @@ async def _refused_levels(wire: Wire, policy: str) -> list[str]:
     if policy != _KEEPS_ALL:
         return [f"durability='fsync' and 'replicated' are refused here (maxmemory-policy {policy})"]
     (reply,) = await wire.request([("WAITAOF", 1, 0, 1)])
-    return [f"durability='fsync' is refused here: {_why_no_disk(reply)}"] if isinstance(reply, Exception) else []
+    why = _why_no_disk(reply) if isinstance(reply, Exception) else await _why_not_synced(wire)
+    return [] if why is None else [f"durability='fsync' is refused here: {why}"]
 
 
 def _of_disk(settings: dict[str, str]) -> str:
