@@ -185,7 +185,10 @@ class RedisLog:
 
     async def _note_archive(self, url: str, here: int) -> None:
         noting = self._control.call(script("archive"), url, here)
-        waiting = await durable.waiting_command(self._control, self._durability)
+        try:
+            waiting = await durable.waiting_command(self._control, self._durability)
+        except ConfigurationError as error:  # it gave this level when the log was opened: an outage
+            raise StoreUnavailable(f"{error}; nothing was done") from None
         if waiting is None:
             await self._control.ask(noting)
         else:

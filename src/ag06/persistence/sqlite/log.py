@@ -39,6 +39,7 @@ _LARGEST_APPEND = 2000
 _MOST_SLICES = 100  # of housekeeping in one call: others write in between
 _BITE = 500  # events of a cut that one transaction deletes
 _LONGEST_PAUSE = 0.1  # seconds between two of them
+_REST = 1 / 3  # of the time that one took
 
 
 class SqliteLog:
@@ -258,7 +259,7 @@ class SqliteLog:
         return await self.read_with(lambda connection: trimming.settled(connection, before_ms, types))
 
     async def drop(self, cut: Cut) -> int:
-        """Delete the events of a cut; as long as this takes, others have the file at least half of the time."""
+        """Delete the events of a cut; other processes have the file a quarter of the time at least."""
         loop = asyncio.get_running_loop()
         total = 0
         while True:
@@ -269,7 +270,7 @@ class SqliteLog:
             total += count
             if count < _BITE:
                 return total
-            await asyncio.sleep(min(loop.time() - began, _LONGEST_PAUSE))
+            await asyncio.sleep(min((loop.time() - began) * _REST, _LONGEST_PAUSE))
 
     async def archives(self) -> list[str]:
         """Return the URLs of the log's archives; see the port."""

@@ -12,19 +12,21 @@ _SLICE = 2000
 
 
 def trim(connection: sqlite3.Connection, now_ms: int, retention: float, by_type: Mapping[str, float]) -> bool:
-    """Delete a slice of each stream's events that every group settled and that are older than the seconds they stay.
+    """Delete a slice of the events that every group settled and that are older than the seconds they stay.
 
     `by_type` beats `retention`; 0: for ever. Returns whether there may be more.
     """
     newest = _newest(connection)
-    full = False
+    left = _SLICE
     for type_id, name in connection.execute("SELECT id, name FROM types").fetchall():
         seconds = by_type.get(name, retention)
         before = (now_ms - int(seconds * 1000)) << 20
         for level in LEVELS if seconds else ():
             limit = min(before, newest, _first_needed(connection, type_id, level))
-            full |= _trim_stream(connection, type_id * 4 + level, limit, _SLICE, now_ms) == _SLICE
-    return full
+            left -= _trim_stream(connection, type_id * 4 + level, limit, left, now_ms)
+            if not left:
+                return True
+    return False
 
 
 def settled(connection: sqlite3.Connection, before_ms: int, types: Sequence[str] | None) -> list[Cut]:
@@ -61,18 +63,22 @@ def _newest(connection: sqlite3.Connection) -> int:
 
 
 def _trim_stream(connection: sqlite3.Connection, stream: int, limit: int, most: int, now_ms: int) -> int:
-    rows = connection.execute(
-        "SELECT seq, id, content FROM events WHERE stream = ? AND seq < ? ORDER BY seq LIMIT ?", (stream, limit, most)
-    ).fetchall()
-    if not rows:
+    count, chosen, last = connection.execute(
+        "SELECT count(*), count(content), max(seq) FROM "
+        "(SELECT seq, content FROM events WHERE stream = ? AND seq < ? ORDER BY seq LIMIT ?)",
+        (stream, limit, most),
+    ).fetchone()
+    if not count:
         return 0
-    connection.executemany(
-        "INSERT OR IGNORE INTO trimmed_ids VALUES (?, ?, ?)",
-        [(event_id, content, now_ms) for _, event_id, content in rows if content is not None],
-    )
-    connection.executemany("DELETE FROM events WHERE seq = ?", [(seq,) for seq, _, _ in rows])
-    connection.execute("UPDATE counters SET value = value + ? WHERE name = 'trimmed'", (len(rows),))
-    return len(rows)
+    if chosen:
+        connection.execute(
+            "INSERT OR IGNORE INTO trimmed_ids SELECT id, content, ? FROM events "
+            "WHERE stream = ? AND seq <= ? AND content IS NOT NULL",
+            (now_ms, stream, last),
+        )
+    connection.execute("DELETE FROM events WHERE stream = ? AND seq <= ?", (stream, last))
+    connection.execute("UPDATE counters SET value = value + ? WHERE name = 'trimmed'", (count,))
+    return int(count)
 
 
 def _first_needed(connection: sqlite3.Connection, type_id: int, level: int) -> int:
