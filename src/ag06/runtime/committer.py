@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from ag06.errors import StoreError
-from ag06.persistence.log import Settlement, Subscription
+from ag06.persistence.log import Acknowledge, Delivery, Settlement, Subscription
 from ag06.persistence.outage import Outage
 
 _LARGEST = 500
 _LONGEST_WAIT = 5.0
 
+R = TypeVar("R")
 Settled = Callable[[Settlement, bool], None]
 """Told for each settlement whether the store accepted it."""
 
@@ -49,22 +51,39 @@ class Committer:
         while True:
             await self._arrived.wait()
             batch, self._queue = self._queue[:_LARGEST], self._queue[_LARGEST:]
-            accepted = await self._commit(batch)
+            accepted = await self._insist(lambda: self._subscription.commit(batch))
+            left = _left_of(batch, accepted)
+            if left:
+                await self._insist(lambda: self._subscription.release(left))
             for settlement, kept in zip(batch, accepted, strict=True):
                 self._settled(settlement, kept)
             if not self._queue:
                 self._arrived.clear()
                 self._idle.set()
 
-    async def _commit(self, batch: list[Settlement]) -> list[bool]:
+    async def _insist(self, call: Callable[[], Awaitable[R]]) -> R:
+        """Call the store until it answers."""
         wait = 0.05
         while True:
             try:
-                accepted = await self._subscription.commit(batch)
+                answer = await call()
             except StoreError as error:
                 self._outage.failed(error)
             else:
                 self._outage.over()
-                return accepted
+                return answer
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             wait = min(wait * 2, _LONGEST_WAIT)
+
+
+def _left_of(batch: list[Settlement], accepted: list[bool]) -> list[Delivery]:
+    """Return what this worker may still hold of refused settlements.
+
+    One delivery that was taken over is enough to refuse a settlement of many; the leases of the others would be renewed
+    for as long as the worker lives.
+    """
+    left: list[Delivery] = []
+    for settlement, kept in zip(batch, accepted, strict=True):
+        if not kept and isinstance(settlement, Acknowledge) and len(settlement.deliveries) > 1:
+            left += settlement.deliveries
+    return left
