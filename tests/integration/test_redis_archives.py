@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from ag06.errors import StoreUnavailable
+from ag06.errors import OutcomeUnknown, StoreUnavailable
 from ag06.persistence.log import Cut, EventLog, LogOptions, StepSpec
 from ag06.persistence.redis import RedisLog, upkeep
 from records import GROUP, TYPE, collect, done, events, record, registered
@@ -78,7 +79,7 @@ async def test_an_archive_is_known_when_the_replica_knows_it(store_url: str, tmp
     primary = ValkeyServer(tmp_path / "primary").start()
     replica = ValkeyServer(tmp_path / "replica", replicaof=f"127.0.0.1 {primary.port}").start()
     try:
-        log = RedisLog(primary.url, LogOptions(durability="replicated", timeout=3))
+        log = RedisLog(primary.url, LogOptions(durability="replicated", timeout=2))
         await _opened(log)
         await log.add_archive("file:///a")
         copy = redis.asyncio.Redis.from_url(replica.url)
@@ -86,14 +87,28 @@ async def test_an_archive_is_known_when_the_replica_knows_it(store_url: str, tmp
             assert await copy.lrange("{ag06}:archives", 0, -1) == [b"file:///a"]
         finally:
             await copy.aclose()
+        _pause(replica)
+        with pytest.raises(OutcomeUnknown):
+            await log.add_archive("file:///b")
+        other = RedisLog(primary.url, LogOptions(durability="replicated", timeout=2))
+        await _opened(other)  # its connection wrote nothing yet, so there is nothing of its own to wait for
+        with pytest.raises(StoreUnavailable):
+            await other.add_archive("file:///b")
+        with pytest.raises(StoreUnavailable):
+            await other.remove_archive("file:///never")
         replica.kill()
-        for change in (log.add_archive("file:///b"), log.add_archive("file:///a"), log.remove_archive("file:///z")):
-            with pytest.raises(StoreUnavailable):
-                await change
+        with pytest.raises(StoreUnavailable):
+            await log.add_archive("file:///b")
+        await other.close()
         await log.close()
     finally:
         replica.stop()
         primary.stop()
+
+
+def _pause(server: ValkeyServer) -> None:
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
 
 
 async def _opened(log: RedisLog) -> None:

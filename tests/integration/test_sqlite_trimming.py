@@ -80,7 +80,7 @@ async def test_a_step_that_comes_later_does_not_wait_for_a_dead_letter_of_anothe
     assert await _drop_all(log, clock) == 1
     (letter,) = await log.dead_letters()
     assert await log.retry_dead_letters([(GROUP, letter.event_id)]) == 1
-    await log.append([record(2, subject="s")])
+    await log.append([record(2, subject="s", priority=3)])
     late = await registered(log, group="late.take", start="beginning")
     assert numbers(await collect(late, 1)) == [2]
     (again,) = await collect(bill, 1)

@@ -342,7 +342,7 @@ class EventLog(Protocol):
         """Return what was recorded before `before_ms` and is acknowledged by every step of its type.
 
         Only types and levels that have such events are named. A type without a step is settled as far as it goes. No
-        cut covers what is appended later; a store may leave the newest event of the log out.
+        cut covers what is appended later.
         """
         ...
 
@@ -350,7 +350,8 @@ class EventLog(Protocol):
         """Delete the events of a cut, in bounded bites that let others have their turn; return how many.
 
         What a step has not acknowledged stays, though it was settled when the cut was made: a step that was registered
-        since, with a start before the cut, finds what is still there. Positions and the memory of chosen ids live on.
+        since, with a start before the cut, finds what is still there. A store may keep the newest event of the log.
+        Positions and the memory of chosen ids live on.
         """
         ...
 

@@ -24,6 +24,7 @@ from ag06.persistence.log import (
     Stored,
     StoredDeadLetter,
 )
+from ag06.persistence.memory import trimming
 from ag06.persistence.memory.state import Group, State
 
 _PAGE = 1000
@@ -219,22 +220,21 @@ class MemoryLog:
     async def settled(self, before_ms: int, types: Sequence[str] | None = None) -> list[Cut]:
         """Return what every step is done with; see the port."""
         with self._log.lock:
-            return self._log.state.settled(before_ms, types)
+            return trimming.settled(self._log.state, before_ms, types)
 
     async def drop(self, cut: Cut) -> int:
         """Delete the events of a cut; see the port."""
-        with self._log.lock:
-            positions = self._log.state.positions_in(cut)
-        count = 0
-        for start in range(0, len(positions), _BITE):
-            bite = positions[start : start + _BITE]
-            with self._log.lock:
-                held = next((at for at, position in enumerate(bite) if self._log.state.is_open(position)), len(bite))
-                count += self._log.state.drop(bite[:held])
-            if held < len(bite):
-                break
+        log = self._log
+        with log.lock:
+            positions = trimming.positions_in(log.state, cut)
+        total, held, start = 0, False, 0
+        while start < len(positions) and not held:
+            with log.lock:
+                count, held = trimming.drop(log.state, positions[start : start + _BITE])
+            total += count
+            start += _BITE
             await asyncio.sleep(0)
-        return count
+        return total
 
     async def archives(self) -> list[str]:
         """Return the URLs of the log's archives; see the port."""
@@ -264,7 +264,7 @@ class MemoryLog:
             now_ms = self._now_ms()
             log.state.promote(now_ms)
             log.state.forget(now_ms)
-            log.state.trim(now_ms, options.retention or 0, options.retention_by_type)
+            trimming.trim(log.state, now_ms, options.retention or 0, options.retention_by_type)
         log.wake()
 
     async def durability_report(self) -> list[str]:

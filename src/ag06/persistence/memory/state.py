@@ -6,9 +6,7 @@ Nothing here knows of event loops; whoever calls holds the log's lock.
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections import deque
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ag06.persistence.admission import says
@@ -16,7 +14,6 @@ from ag06.persistence.log import (
     Acknowledge,
     Appended,
     Bury,
-    Cut,
     Delivery,
     GroupInfo,
     LogStats,
@@ -386,53 +383,6 @@ class State:
             del self.identities[identity]
         for identity in [i for i, persisted in self.journalled.items() if persisted <= now_ms - _JOURNALLED_MS]:
             del self.journalled[identity]
-
-    def trim(self, now_ms: int, retention: float, by_type: Mapping[str, float]) -> None:
-        """Drop events that all groups settled and that are older than the seconds their type stays; 0: for ever."""
-        shortest = min([seconds for seconds in (retention, *by_type.values()) if seconds], default=0)
-        if not shortest:
-            return
-        old = []
-        for position, entry in self.entries.items():
-            age_ms = now_ms - entry.stored.recorded_ms
-            if age_ms <= shortest * 1000:
-                break
-            seconds = by_type.get(entry.type, retention)
-            if seconds and age_ms > seconds * 1000 and not entry.open:
-                old.append(position)
-        self.drop(old)
-
-    def settled(self, before_ms: int, types: Sequence[str] | None) -> list[Cut]:
-        """Return up to where all groups are done with each type and level, where there is something.
-
-        That is never beyond the end of the log: what comes later is no part of it.
-        """
-        limit = min(before_ms << 20, self.position + 1)
-        open_from: dict[tuple[str, int], int] = {}
-        found: dict[tuple[str, int], int] = {}
-        for position, entry in self.entries.items():
-            line = (entry.type, entry.level)
-            if position >= limit:
-                break
-            if entry.open:
-                open_from.setdefault(line, position)
-            elif line not in open_from and (types is None or entry.type in types):
-                found[line] = position
-        return [Cut(*line, open_from.get(line, limit)) for line in sorted(found)]
-
-    def positions_in(self, cut: Cut) -> list[int]:
-        """Return the positions of a cut, in order."""
-        before = itertools.takewhile(lambda entry: entry.stored.position < cut.below, self.entries.values())
-        return [entry.stored.position for entry in before if (entry.type, entry.level) == (cut.type, cut.level)]
-
-    def is_open(self, position: int) -> bool:
-        """Whether a group has not settled the event at a position."""
-        entry = self.entries.get(position)
-        return entry is not None and entry.open > 0
-
-    def drop(self, positions: Sequence[int]) -> int:
-        """Delete events; return how many there were."""
-        return sum([self.entries.pop(position, None) is not None for position in positions])
 
     def lead(self, role: str, holder: str, now_ms: int, duration_ms: float) -> bool:
         """Let `holder` have a role until `duration_ms` from now, if it is free or its own."""
