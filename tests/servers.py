@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -30,8 +31,12 @@ def free_port() -> int:
 class ValkeyServer:
     """One valkey-server process; `kill` and `start` again keep its directory, so its data too if it wrote any."""
 
-    def __init__(self, directory: Path, *, port: int | None = None, **config: str) -> None:
+    def __init__(
+        self, directory: Path, *, port: int | None = None, environment: dict[str, str] | None = None, **config: str
+    ) -> None:
+        """Take the directory of its data, and what to add to its environment and configuration."""
         self.directory = directory
+        self.environment = environment or {}
         self.port = port or free_port()
         self.config = {"appendonly": "no", "save": "", **config}
         self.process: subprocess.Popen[bytes] | None = None
@@ -44,7 +49,8 @@ class ValkeyServer:
         command = [str(valkey_binary()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
         for name, value in self.config.items():
             command += [f"--{name}", value]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+        environment = os.environ | self.environment
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
         if wait:
             self.wait_until_ready()
         return self
