@@ -116,7 +116,7 @@ def _salvage(storage: Storage, segment: Segment, selection: Selection) -> Iterat
     try:
         data = storage.read(segment.path)
     except FileNotFoundError:
-        data = storage.read(segment.path + CORRUPT)
+        data = storage.read(segment.path + CORRUPT)  # it was there a moment ago
     try:
         count = segments.group_count(data)
     except StoreError as error:

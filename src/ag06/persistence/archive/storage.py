@@ -59,7 +59,7 @@ class Storage:
 
     def read(self, path: str) -> bytes:
         """Return what a file holds; `FileNotFoundError` if there is none."""
-        return self._try("be read", lambda: bytes(self._filesystem.cat_file(self._full(path))))
+        return self._try("be read", lambda: bytes(self._filesystem.cat_file(self._full(path))), FileNotFoundError)
 
     def list(self, folder: str = "") -> list[str]:
         """Return the paths of all files below a folder, sorted."""
@@ -85,19 +85,19 @@ class Storage:
         """Rename a damaged file where that is possible; return the URL it has now."""
         try:
             self._try("be renamed", lambda: self._filesystem.mv(self._full(path), self._full(path + CORRUPT)))
-        except (ArchiveUnavailable, FileNotFoundError):
+        except ArchiveUnavailable:
             return self.file_url(path)
         return self.file_url(path + CORRUPT)
 
     def _full(self, path: str) -> str:
         return posixpath.join(self._root, path) if path else self._root
 
-    def _try(self, what: str, work: Callable[[], R]) -> R:
+    def _try(self, what: str, work: Callable[[], R], *passed: type[Exception]) -> R:
         try:
             return work()
-        except FileNotFoundError:
-            raise
         except Exception as error:
+            if isinstance(error, passed):
+                raise
             # Each filesystem has errors of its own, and not all of them are OSErrors.
             raise ArchiveUnavailable(f"archive {masked(self.url)} cannot {what}: {_reason(error)}") from error
 
