@@ -12,7 +12,6 @@ from ag06.persistence.log import Appended, EventLog, Record
 
 _logger = logging.getLogger("ag06.persistence.journal")
 
-_PAGE = 500
 _JUDGED_AHEAD = 100_000
 """Records whose late duplicates are looked for in one turn over the log."""
 
@@ -28,19 +27,20 @@ class Draining:
         self._late_ids: set[str] = set()
         self.late = 0
         """Duplicates that were dropped."""
+        self.found_late = 0
+        """Those of them that the store does not know of, as it has forgotten what they equal."""
         self.refused = 0
         """Events whose id the store has with other content."""
 
     async def some(self, file: JournalFile, *, leave_last: bool = False) -> bool:
         """Hand on the next page of a journal; return whether there was one. `leave_last`: only if it is a full one."""
-        if not file.events:
-            return False
-        entries = await file.read(-1, _PAGE)
+        entries = await file.read()
         if not entries or (leave_last and len(entries) == file.events):
             return False
         await self._judge(file, entries)
         kept = [entry.record for entry in entries if entry.record.id not in self._late_ids]
         self.late += len(entries) - len(kept)
+        self.found_late += len(entries) - len(kept)
         await self.send(kept, synced=any(entry.synced for entry in entries))
         await file.mark([entry.number for entry in entries])
         return True
@@ -78,6 +78,6 @@ class Draining:
             last = page[-1].number
             if last - entries[0].number >= _JUDGED_AHEAD:
                 break
-            page = await file.read(last, _PAGE)
+            page = await file.read(last)
         self._late_ids = await find_late(self._inner, candidates, int(self._clock() * 1000))
         self._judged = (file, last)

@@ -8,14 +8,16 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Sequence
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from ag06.errors import StoreUnavailable
+from ag06.errors import StoreError, StoreUnavailable
 from ag06.persistence.journal.claim import Claim
-from ag06.persistence.journal.salvage import Damage, keep_copy, wal_damage
+from ag06.persistence.journal.salvage import is_of_the_disk, keep_copy, salvage, wal_damage
 from ag06.persistence.log import Appended, Record
 from ag06.persistence.sqlite.schema import connect
 from ag06.persistence.sqlite.waiting import Waiters
@@ -56,6 +58,10 @@ class JournalFile:
         """How many records the store does not have yet."""
         self.oldest_ms: int | None = None
         self.damaged = False
+        """Whether a copy of it was set aside."""
+        self._drained = -1
+        self._bad: set[int] = set()
+        self._unmarked = False
         self._writer: Writer | None = None
 
     async def open(self) -> None:
@@ -71,28 +77,19 @@ class JournalFile:
             raise StoreUnavailable(f"journal {self.path}: {error}; check the disk and its permissions") from error
 
     def _prepare(self) -> None:
-        log = Path(f"{self.path}-wal")
-        damage = wal_damage(log)
-        if damage is None and self.path.exists() and not self.path.stat().st_size and not log.exists():
+        damage = wal_damage(Path(f"{self.path}-wal"))
+        if self.path.exists() and not self.path.stat().st_size:
             damage = "it is empty"
         if damage:
             self._set_aside(damage)
         try:
-            self._create()
+            _create(self.path)
             self._look()
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) or not self.path.exists():
+            if not self.path.exists() or is_of_the_disk(error, self.path):
                 raise
             self._set_aside(str(error))
             self._begin_anew()
-
-    def _create(self) -> None:
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        with contextlib.closing(connect(str(self.path), _TIMEOUT)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.executescript(_TABLES)
 
     def _look(self) -> None:
         """Count what is there; note what cannot be read."""
@@ -104,8 +101,8 @@ class JournalFile:
             row = connection.execute(
                 "SELECT record, checksum FROM entries WHERE record IS NOT NULL ORDER BY n LIMIT 1"
             ).fetchone()
-            if row is not None and _is_whole(*row):
-                self.oldest_ms = _decode(row[0]).persisted_ms
+            if row is not None and (record := _restored(*row)) is not None:
+                self.oldest_ms = record.persisted_ms
 
     def _set_aside(self, problem: str) -> None:
         self.damaged = True
@@ -118,78 +115,127 @@ class JournalFile:
         )
 
     def _begin_anew(self) -> None:
-        """Copy what a damaged file still gives into a new one under the same name."""
-        rows, missing = Damage(self.path).rows()
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
-        self._create()
-        with contextlib.closing(connect(str(self.path), _TIMEOUT)) as connection:
+        """Put what a damaged file still gives into a new one under the same name."""
+        rows, lost = salvage(self.path)
+        records = []
+        for number, synced, encoded, checksum in rows:
+            if (record := _restored(encoded, checksum)) is None:
+                lost.append(number)
+            else:
+                records.append((number, record, synced == 1))
+        fresh = Path(f"{self.path}.new")
+        fresh.unlink(missing_ok=True)
+        _create(fresh)
+        with contextlib.closing(connect(str(fresh), _TIMEOUT)) as connection:
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany("INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            for number, record, synced in records:
+                _insert(connection, record, synced=synced, number=number)
             connection.execute("COMMIT")
+        for suffix in ("-wal", "-shm"):
+            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        fresh.replace(self.path)
         self._look()
-        _logger.error("journal %s: %d records were saved%s", self.path, self.events, missing)
+        numbered = f"; {len(lost)} numbers between {min(lost)} and {max(lost)} are in the copy alone" if lost else ""
+        _logger.error("journal %s: %d records were saved%s", self.path, self.events, numbered)
 
     async def append(self, records: Sequence[Record], *, synced: bool) -> list[Appended]:
         """Store records durably, each checked against those of this journal; raise `StoreUnavailable` if it cannot.
 
-        `synced`: the store must sync them too when it gets them.
+        `synced`: the store must sync them too when it gets them. What a caller who gave up had written counts as well.
         """
         if self._writer is None:
             raise StoreUnavailable(f"journal {self.path}: is closed; nothing was stored")
-        outcomes = await self._writer.submit(
+        written = self._writer.submit(
             lambda connection: _append(connection, records, synced=synced), weight=len(records)
         )
-        stored = sum(outcome is Appended.STORED for outcome in outcomes)
+        written.add_done_callback(lambda done: self._count(done, records[0].persisted_ms))
+        return await asyncio.shield(written)
+
+    def _count(self, written: asyncio.Future[list[Appended]], persisted_ms: int) -> None:
+        if written.cancelled() or written.exception() is not None:
+            return
+        stored = sum(outcome is Appended.STORED for outcome in written.result())
         if stored and not self.events:
-            self.oldest_ms = records[0].persisted_ms
+            self.oldest_ms = persisted_ms
         self.events += stored
-        return outcomes
 
-    async def read(self, after: int, limit: int = _PAGE) -> list[Entry]:
+    async def read(self, after: int = -1, limit: int = _PAGE) -> list[Entry]:
         """Return the next records behind number `after` that the store does not have, in order."""
-        if self._writer is None:
-            return []
-        entries, bad = await self._writer.submit(lambda connection: _read(connection, after, limit), durable=False)
-        if bad:
-            await self._drop(bad)
-            if not entries:
-                return await self.read(bad[-1], limit)
-        if entries:
-            self.oldest_ms = entries[0].record.persisted_ms
-        return entries
+        while self._writer is not None:
+            start = max(after, self._drained)
+            entries, bad = await self._writer.submit(partial(_read, after=start, limit=limit), durable=False)
+            await self._report([number for number in bad if number not in self._bad])
+            if entries:
+                if after <= self._drained:
+                    self.oldest_ms = entries[0].record.persisted_ms
+                return entries
+            if not bad:
+                break
+            after = bad[-1]
+        return []
 
-    async def _drop(self, bad: list[int]) -> None:
+    async def _report(self, bad: list[int]) -> None:
         """Let go of records whose checksum is wrong: they stay in the copy of the file that is set aside."""
+        if not bad:
+            return
+        numbers = ", ".join(map(str, bad))
         if not self.damaged:
-            self.damaged = True
-            copies = await asyncio.to_thread(keep_copy, self.path)
-            _logger.error(
-                "journal %s is damaged: the records number %s do not have the content that was written; they are kept "
-                "in %s, all others go to the store",
-                self.path,
-                bad,
-                copies,
-            )
+            try:
+                copy = await asyncio.to_thread(keep_copy, self.path)
+                self.damaged = True
+                where = f"they are kept in {copy}"
+            except OSError as error:
+                where = f"the file stays where it is, for want of a copy ({error})"
         else:
-            _logger.error("journal %s: the records number %s are damaged too", self.path, bad)
-        await self.mark(bad)
+            where = "they are in its copy too"
+        _logger.error(
+            "journal %s is damaged: the records number %s do not have the content that was written; %s, and all others "
+            "go to the store",
+            self.path,
+            numbers,
+            where,
+        )
+        self._bad.update(bad)
+        self.events -= len(bad)
 
     async def mark(self, numbers: Sequence[int]) -> None:
-        """Note that the store has these records; their ids and identities stay known here."""
-        if self._writer is not None and numbers:
-            count = await self._writer.submit(lambda connection: _mark(connection, numbers), durable=False)
-            self.events -= count
-            if not self.events:
-                self.oldest_ms = None
+        """Note that the store has the records up to the last of `numbers`; their ids and identities stay known here.
 
-    async def close(self) -> None:
-        """Close the file; it is deleted if the store has everything, else left for the next process."""
+        A disk that does not take the note holds nothing up: who finds the file later hands on what the store knows.
+        """
+        if self._writer is None or not numbers:
+            return
+        self._drained = numbers[-1]
+        self.events -= len(numbers)
+        if not self.events:
+            self.oldest_ms = None
+        try:
+            await self._writer.submit(lambda connection: _mark(connection, numbers), durable=False)
+        except StoreError as error:
+            if not self._unmarked:
+                self._unmarked = True
+                _logger.warning("what the store has cannot be noted in the journal: %s", error)
+
+    async def close(self) -> int:
+        """Close the file, delete it if the store has everything, and return how many records it does not have."""
         writer, self._writer = self._writer, None
+        left = self.events
         if writer is not None:
-            writer.finish()
+            try:  # the file knows, not the count: what was written last may not have been told yet
+                left = await writer.submit(self._left, durable=False)
+            except StoreError as error:
+                _logger.warning("journal %s stays where it is: %s", self.path, error)
+                left = max(1, left)
+            finally:
+                writer.finish()
             await asyncio.to_thread(writer.join)
-        await asyncio.to_thread(self.claim.let_go, delete=not self.events)
+            await asyncio.to_thread(self.claim.let_go, delete=not left)
+        return left
+
+    def _left(self, connection: sqlite3.Connection) -> int:
+        rows = connection.execute("SELECT n FROM entries WHERE record IS NOT NULL AND n > ?", (self._drained,))
+        kept = self._bad if self.damaged else ()
+        return sum(number not in kept for (number,) in rows)
 
     def abandon(self) -> None:
         """Let go without waiting: the event loop has ended."""
@@ -199,13 +245,28 @@ class JournalFile:
         self.claim.let_go(delete=False)
 
 
+def _create(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    with contextlib.closing(connect(str(path), _TIMEOUT)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.executescript(_TABLES)
+
+
 def _checksum(record: bytes) -> bytes:
     """Return 16 bytes of BLAKE2b (RFC 7693)."""
     return blake2b(record, digest_size=16, person=b"ag06.journal").digest()
 
 
-def _is_whole(record: bytes, checksum: bytes) -> bool:
-    return _checksum(record) == checksum
+def _restored(encoded: Any, checksum: Any) -> Record | None:
+    """Return a record as it was written; `None` if that is not what is there."""
+    if not isinstance(encoded, bytes) or _checksum(encoded) != checksum:
+        return None
+    try:
+        return _decode(encoded)
+    except msgspec.MsgspecError:
+        return None
 
 
 def _append(connection: sqlite3.Connection, records: Iterable[Record], *, synced: bool) -> list[Appended]:
@@ -223,20 +284,17 @@ def _append_one(connection: sqlite3.Connection, record: Record, *, synced: bool)
         ).fetchone()
         if other is not None:
             return Appended.DUPLICATE
-    encoded = _encode(record)
-    connection.execute(
-        "INSERT INTO entries (id, identity, expires, content, synced, record, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            record.id,
-            record.identity,
-            record.persisted_ms + record.window_ms,
-            record.content,
-            synced,
-            encoded,
-            _checksum(encoded),
-        ),
-    )
+    _insert(connection, record, synced=synced)
     return Appended.STORED
+
+
+def _insert(connection: sqlite3.Connection, record: Record, *, synced: bool, number: int | None = None) -> None:
+    encoded = _encode(record)
+    expires = record.persisted_ms + record.window_ms
+    connection.execute(
+        "INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (number, record.id, record.identity, expires, record.content, synced, encoded, _checksum(encoded)),
+    )
 
 
 def _read(connection: sqlite3.Connection, after: int, limit: int) -> tuple[list[Entry], list[int]]:
@@ -252,16 +310,16 @@ def _read(connection: sqlite3.Connection, after: int, limit: int) -> tuple[list[
         if size >= _PAGE_BYTES:
             break
         size += len(encoded)
-        if _is_whole(encoded, checksum):
-            entries.append(Entry(number, _decode(encoded), bool(synced)))
-        else:
+        record = _restored(encoded, checksum)
+        if record is None:
             bad.append(number)
+        else:
+            entries.append(Entry(number, record, bool(synced)))
     rows.close()
     return entries, bad
 
 
-def _mark(connection: sqlite3.Connection, numbers: Sequence[int]) -> int:
-    return connection.executemany(
-        "UPDATE entries SET record = NULL, checksum = NULL WHERE n = ? AND record IS NOT NULL",
-        [(number,) for number in numbers],
-    ).rowcount
+def _mark(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
+    connection.executemany(
+        "UPDATE entries SET record = NULL, checksum = NULL WHERE n = ?", [(number,) for number in numbers]
+    )

@@ -12,7 +12,7 @@ import msgspec
 
 from ag06.breaker import CircuitBreaker
 from ag06.errors import AG06Error, CircuitOpen, OutcomeUnknown, StoreError, StoreUnavailable
-from ag06.persistence.journal.claim import Claims
+from ag06.persistence.journal.claim import Claim, Claims
 from ag06.persistence.journal.draining import Draining
 from ag06.persistence.journal.file import JournalFile
 from ag06.persistence.journal.passing import PassingLog
@@ -67,13 +67,13 @@ class JournaledLog(PassingLog):
         self._reached = False
         self._gate: asyncio.Event | None = None
         self._file: JournalFile | None = None
-        self._file_lock = asyncio.Lock()
+        self._making: asyncio.Task[JournalFile] | None = None
         self._disk_failed = float("-inf")
         self._disk_problem = ""
         self._writing = 0
         self._written = asyncio.Event()
         self._room = WaitingRoom()
-        self._orphans: deque[JournalFile] = deque()
+        self._orphans: deque[JournalFile] = deque()  # and our own ones that are drained, to be closed
         self._looked = float("-inf")
         self._steps: dict[str, Sequence[StepSpec]] = {}
         self._recovery: asyncio.Task[None] | None = None
@@ -101,15 +101,18 @@ class JournaledLog(PassingLog):
                 await asyncio.wait([self._recovery], timeout=min(_CLOSING_SECONDS, self._options.timeout))
             self._recovery.cancel()
             await asyncio.wait([self._recovery])
+        if self._making is not None:
+            await asyncio.wait([self._making])
+        while self._writing:
+            await self._all_written()
         self._room.end(StoreUnavailable("the log was closed while the store was away; the event is not durable"))
         for file in [*self._orphans, *([] if self._file is None else [self._file])]:
-            if file.events:
+            if left := await file.close():
                 _logger.warning(
                     "%d events stay in the journal %s; the next process that opens this store hands them on",
-                    file.events,
+                    left,
                     file.path,
                 )
-            await file.close()
         self._orphans.clear()
         self._file = None
         await self._inner.close()
@@ -142,6 +145,8 @@ class JournaledLog(PassingLog):
                 raise error or StoreUnavailable(self._not_replicated())
             if self._gate is None:
                 synced = (durability or self._options.durability) == "fsync"
+                if self._closed:
+                    raise error or StoreUnavailable("the log is closed; nothing was stored")
                 return await self._keep(_stamped(records, error, int(self._clock() * 1000)), synced)
             await self._gate.wait()
             if error is not None:
@@ -155,9 +160,10 @@ class JournaledLog(PassingLog):
 
     async def register(self, workflow: str, steps: Sequence[StepSpec]) -> None:
         """Make the steps known; where the store is away, raise that, and do it before the journal is drained."""
+        if not self._reached or self.breaker.state != "closed":
+            self._steps[workflow] = tuple(steps)
+            raise StoreUnavailable(f"the store is away: {self._problem}")
         try:
-            if not self._reached or self.breaker.state != "closed":
-                raise StoreUnavailable(f"the store is away: {self._problem}")
             await self._inner.register(workflow, steps)
         except StoreUnavailable as error:
             self._steps[workflow] = tuple(steps)
@@ -171,7 +177,7 @@ class JournaledLog(PassingLog):
     async def stats(self) -> LogStats:
         """Return how the log stands, and its journal."""
         stats = await self._inner.stats()
-        return msgspec.structs.replace(stats, duplicates=stats.duplicates + self._draining.late)
+        return msgspec.structs.replace(stats, duplicates=stats.duplicates + self._draining.found_late)
 
     async def maintain(self) -> None:
         """Do the store's housekeeping; look for journals whose process died since."""
@@ -226,8 +232,6 @@ class JournaledLog(PassingLog):
 
     async def _keep(self, records: Sequence[Record], synced: bool) -> list[Appended]:
         """Write to the journal; where no disk takes it, wait in memory until something does."""
-        if self._closed:
-            raise StoreUnavailable("the log is closed; nothing was stored")
         if not self._room.events and time.monotonic() - self._disk_failed >= _DISK_SECONDS:
             self._writing += 1
             try:
@@ -241,39 +245,57 @@ class JournaledLog(PassingLog):
         self._begin_recovery()
         return await self._room.wait(records, self._disk_problem, synced=synced)
 
+    async def _all_written(self) -> None:
+        self._written.clear()
+        await self._written.wait()
+
     async def _journal(self) -> JournalFile:
-        """Return the journal of this log, made at its first use."""
-        async with self._file_lock:
-            if self._file is None:
-                if self._closed:
-                    raise StoreUnavailable("the log is closed; nothing was stored")
-                file = JournalFile(await asyncio.to_thread(self._claims.new))
-                try:
-                    await file.open()
-                except BaseException:
-                    await file.close()
-                    raise
-                self._file = file
+        """Return the journal of this log, made at its first use; a caller who gives up does not stop that."""
+        if self._file is not None:
             return self._file
+        if self._making is None:
+            self._making = asyncio.get_running_loop().create_task(self._make(), name="ag06 new journal")
+        return await asyncio.shield(self._making)
+
+    async def _make(self) -> JournalFile:
+        try:
+            file = JournalFile(await asyncio.to_thread(self._claims.new))
+            try:
+                await file.open()
+            except BaseException:
+                await asyncio.to_thread(file.claim.let_go, delete=True)
+                raise
+            self._file = file
+            return file
+        finally:
+            self._making = None
 
     async def _adopt_orphans(self) -> None:
         """Take over the journals of processes that are gone."""
         self._looked = time.monotonic()
+        looking = asyncio.get_running_loop().run_in_executor(None, self._claims.orphans)
         try:
-            claims = await asyncio.to_thread(self._claims.orphans)
+            claims = await asyncio.shield(looking)
         except OSError as error:
             _logger.warning("cannot look for journals in %s: %s", self._claims.directory, error)
             return
-        for claim in claims:
-            file = JournalFile(claim)
-            try:
-                await file.open()
-            except StoreUnavailable as error:
-                _logger.error("%s; its events wait there", error)  # noqa: TRY400 - the traceback says no more
-                file.abandon()
-                continue
-            _logger.warning("journal %s of a process that is gone: %d events to hand on", file.path, file.events)
-            self._orphans.append(file)
+        except asyncio.CancelledError:
+            looking.add_done_callback(_let_go)
+            raise
+        try:
+            for claim in list(claims):
+                file = JournalFile(claim)
+                try:
+                    await file.open()
+                except StoreUnavailable as error:
+                    _logger.error("%s; its events wait there", error)  # noqa: TRY400 - the traceback says no more
+                    continue
+                claims.remove(claim)
+                self._orphans.append(file)
+                _logger.warning("journal %s of a process that is gone: %d events to hand on", file.path, file.events)
+        finally:
+            for claim in claims:
+                claim.let_go(delete=False)
 
     # Out of the journal
 
@@ -288,16 +310,24 @@ class JournaledLog(PassingLog):
                 self._problem = None
             except CircuitOpen as error:
                 await asyncio.sleep(max(0.001, error.retry_after))
-            except AG06Error as error:
-                self._problem = str(error)
-                self._outage.failed(error)
-                await self._to_disk()
-                if not isinstance(error, StoreUnavailable):  # the breaker stays closed for it
-                    await asyncio.sleep(PROBE_SECONDS)
-            except Exception:
-                _logger.exception("draining the journal failed; it is tried again")
-                await asyncio.sleep(PROBE_SECONDS)
+            except StoreUnavailable as error:
+                await self._waits(error)
+            except Exception as error:
+                if not isinstance(error, AG06Error):
+                    _logger.exception("draining the journal failed; it is tried again")
+                await self._waits(error)
+                await asyncio.sleep(PROBE_SECONDS)  # the breaker stays closed for it
         self._outage.over()
+
+    async def _waits(self, error: Exception) -> None:
+        """Note why nothing can be handed on; let those who wait in memory go, if a disk takes their events by now."""
+        self._problem = str(error) or repr(error)
+        self._outage.failed(error)
+        try:
+            while (call := self._room.first()) is not None:
+                self._room.done(call, await (await self._journal()).append(call.records, synced=call.synced))
+        except (StoreError, OSError) as problem:
+            self._disk_problem = str(problem)
 
     async def _reach(self) -> None:
         """Open the store if it never was, and make known the steps that it does not know yet."""
@@ -311,7 +341,8 @@ class JournaledLog(PassingLog):
     async def _next(self) -> None:
         """Go on after an orphan, or with the own journal; where little is left, switch over."""
         if self._orphans:
-            await self._orphans.popleft().close()
+            await self._orphans[0].close()
+            self._orphans.popleft()
         elif self._file is None or not await self._draining.some(self._file, leave_last=True):
             await self._switch_over()
 
@@ -322,27 +353,18 @@ class JournaledLog(PassingLog):
         gate = self._gate = asyncio.Event()
         try:
             while self._writing:
-                self._written.clear()
-                await self._written.wait()
+                await self._all_written()
             while self._file is not None and await self._draining.some(self._file):
                 continue
             while (call := self._room.first()) is not None:
                 self._room.done(call, await self._draining.send(call.records, synced=call.synced))
-            file, self._file = self._file, None
+            if self._file is not None:
+                self._orphans.append(self._file)
+            self._file = None
             self._direct = True
         finally:
             self._gate = None
             gate.set()
-        if file is not None:
-            await file.close()
-
-    async def _to_disk(self) -> None:
-        """Let those who wait in memory go, if the disk takes their events by now."""
-        try:
-            while (call := self._room.first()) is not None:
-                self._room.done(call, await (await self._journal()).append(call.records, synced=call.synced))
-        except (StoreError, OSError) as error:
-            self._disk_problem = str(error)
 
 
 def _stamped(records: Sequence[Record], error: StoreUnavailable | None, now_ms: int) -> list[Record]:
@@ -352,3 +374,10 @@ def _stamped(records: Sequence[Record], error: StoreUnavailable | None, now_ms: 
         msgspec.structs.replace(record, persisted_ms=now_ms, doubt=doubts[index] if index < len(doubts) else None)
         for index, record in enumerate(records)
     ]
+
+
+def _let_go(looking: asyncio.Future[list[Claim]]) -> None:
+    """Give up the claims that came too late for a caller who was cancelled."""
+    if not looking.cancelled() and looking.exception() is None:
+        for claim in looking.result():
+            claim.let_go(delete=False)

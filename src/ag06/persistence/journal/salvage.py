@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import struct
@@ -14,7 +15,25 @@ Row = tuple[Any, ...]
 _HEADER = struct.Struct(">IIIIIIII")
 _FRAME = struct.Struct(">IIIIII")
 _MAGIC = (0x377F0682, 0x377F0683)
-_COLUMNS = "n, id, identity, expires, content, synced, record, checksum"
+_OF_THE_DISK = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_NOMEM,
+)
+_SELECT = "SELECT n, synced, record, checksum FROM entries WHERE record IS NOT NULL"
+_BLIND = 10_000
+"""Numbers asked for behind the last row that can be read, where the other end cannot be."""
+_MOST_ASKED = 1_000_000
+
+
+def is_of_the_disk(error: sqlite3.DatabaseError, path: Path) -> bool:
+    """Whether an error comes from the disk or another process, not from what is written in the file at `path`."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    return code in _OF_THE_DISK or (code == sqlite3.SQLITE_READONLY and not os.access(path, os.W_OK))
 
 
 def keep_copy(path: Path) -> str:
@@ -52,9 +71,11 @@ def wal_damage(path: Path) -> str | None:
     strange: int | None = None
     for at in range(_HEADER.size, len(data) - _FRAME.size + 1, step):
         _, _, own1, own2, check1, check2 = _FRAME.unpack_from(data, at)
-        if (own1, own2) != (salt1, salt2):
+        if own1 != salt1 and own2 != salt2:
             strange = at if strange is None else strange  # left over from an earlier generation, if all behind it are
             continue
+        if (own1, own2) != (salt1, salt2):
+            return f"its write-ahead log is damaged from byte {at if strange is None else strange} on"
         frame = data[at + _FRAME.size : at + step]
         if strange is None and len(frame) == page:
             sums = _checksum(order, frame, *_checksum(order, data[at : at + 8], *sums))
@@ -71,33 +92,43 @@ def _checksum(order: str, data: bytes, first: int, second: int) -> tuple[int, in
     return first, second
 
 
-class Damage:
-    """A journal that SQLite finds malformed."""
+def salvage(path: Path) -> tuple[list[Row], list[int]]:
+    """Return the rows of a malformed journal that can be read, unchecked and in order; and the numbers of others.
 
-    def __init__(self, path: Path) -> None:
-        """Look at the file at `path`."""
-        self._path = path
-
-    def rows(self) -> tuple[list[Row], str]:
-        """Return the rows that can be read, from both ends, and words about what lies between them."""
-        with contextlib.closing(sqlite3.connect(self._path, isolation_level=None)) as connection:
-            front, broke = _read_until_broken(connection, "ASC")
-            if not broke:
-                return front, ""
-            back, _ = _read_until_broken(connection, "DESC")
+    Reads from both ends up to what is broken, then asks for every number between.
+    """
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.text_factory = bytes
+        front, broke = _read_until_broken(connection, "ASC")
+        if not broke:
+            return front, []
+        back, _ = _read_until_broken(connection, "DESC")
+        lost: list[int] = []
+        rows = {row[0]: row for row in front + back}
         first = front[-1][0] if front else 0
-        last = min((row[0] for row in back), default=None)
-        front += [row for row in reversed(back) if row[0] > first]
-        if last is None:
-            return front, f"; those behind number {first} are lost to it"
-        return front, f"; {max(0, last - first - 1)} between number {first} and {last} are lost to it"
+        last = min((row[0] for row in back), default=first + _BLIND)
+        for number in range(first + 1, min(last, first + _MOST_ASKED)):
+            row = _read_one(connection, number)
+            if row is not None:
+                rows[number] = row
+            elif back:
+                lost.append(number)
+    return [rows[number] for number in sorted(rows)], lost
 
 
 def _read_until_broken(connection: sqlite3.Connection, direction: str) -> tuple[list[Row], bool]:
     rows: list[Row] = []
     try:
-        for row in connection.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY n {direction}"):  # noqa: S608 - a constant
+        for row in connection.execute(f"{_SELECT} ORDER BY n {direction}"):
             rows.append(row)  # noqa: PERF402 - those before the error count
     except sqlite3.DatabaseError:
         return rows, True
     return rows, False
+
+
+def _read_one(connection: sqlite3.Connection, number: int) -> Row | None:
+    try:
+        row: Row | None = connection.execute(f"{_SELECT} AND n = ?", (number,)).fetchone()
+    except sqlite3.DatabaseError:
+        return None
+    return row
