@@ -88,6 +88,22 @@ class Reject(StepFailed):
     """Raise it in a step to send the event to the dead letters at once, with the reason you give."""
 
 
+class RetryAfter(StepFailed):
+    """Raise it in a step to have the event tried again, but not before so many seconds; it costs an attempt.
+
+    Attributes:
+        retry_after: the seconds; more than an hour is taken for an hour.
+    """
+
+    def __init__(self, seconds: float, why: str = "the step asked for a pause") -> None:
+        """Ask for `seconds`, and say `why` for the log and the dead letter."""
+        super().__init__(why)
+        self.retry_after = seconds
+
+    def __reduce__(self) -> tuple[type[RetryAfter], tuple[float, str]]:
+        return type(self), (self.retry_after, str(self))
+
+
 class CircuitOpen(AG06Error):  # noqa: N818 - a public name of the contract
     """A circuit breaker refused the call.
 

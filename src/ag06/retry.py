@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ag06.errors import ConfigurationError
+from ag06.errors import ConfigurationError, RetryAfter
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -21,7 +21,7 @@ class Retry(msgspec.Struct, frozen=True):
         attempts: how often the step is run at most, the first time included.
         initial: upper bound of the first wait, in seconds.
         maximum: upper bound of any wait, in seconds.
-        on: which exceptions are worth another attempt; any other ends in the dead letters at once.
+        on: which exceptions are worth another attempt, beside `RetryAfter`; any other ends in the dead letters at once.
     """
 
     attempts: int = 5
@@ -44,20 +44,26 @@ class Retry(msgspec.Struct, frozen=True):
         except TypeError:
             raise ConfigurationError(f"Retry(on={self.on!r}): an exception class, or a tuple of them") from None
 
-    def delay(self, failures: int, rng: random.Random | None = None) -> float:
-        """Return the seconds to wait after `failures` failed attempts (1 or more)."""
+    def delay(self, failures: int, rng: random.Random | None = None, at_least: float = 0.0) -> float:
+        """Return the seconds to wait after `failures` failed attempts (1 or more), of which `at_least` were asked for.
+
+        The jitter comes on top of those, and is a tenth of them or more: what waits for one server is many events.
+        """
         ceiling = min(self.maximum, self.initial * 2.0 ** min(failures - 1, 60))
-        return (rng or _RANDOM).uniform(0, ceiling)
+        return at_least + (rng or _RANDOM).uniform(0, max(ceiling, at_least * _SPREAD))
 
     def retries(self, error: BaseException, failures: int) -> bool:
         """Say whether another attempt follows after this `error` and so many `failures`."""
-        return failures < self.attempts and isinstance(error, self.on)
+        return failures < self.attempts and isinstance(error, (RetryAfter, self.on))
 
 
+_SPREAD = 0.1
 _RANDOM = random.Random()  # noqa: S311 - jitter, not a secret
 
 
+RETRIES_PER_SECOND = 10.0
 _BUDGET_SECONDS = 10
+_HEAD_START = 1.5
 _ONE = 1.0 - 1e-9  # shares of a token do not add up exactly
 
 
@@ -65,20 +71,23 @@ class RetryBudget:
     """Limits retries to a share of first attempts plus a constant rate, so that retries cannot become a storm.
 
     A token bucket as in Finagle's RetryBudget: each first attempt deposits `share` of a token, time deposits
-    `per_second` tokens a second, a retry withdraws one; deposits of both kinds are forgotten after ten seconds.
+    `per_second` tokens a second, a retry withdraws one; deposits of both kinds are forgotten after ten seconds. The
+    tokens of the first second are there at once, and the next come half a second late: whoever counts retries from a
+    little later on sees no more than T seconds' worth in T seconds.
     """
 
     def __init__(
-        self, share: float = 0.2, per_second: float = 10.0, clock: Callable[[], float] = time.monotonic
+        self, share: float = 0.2, per_second: float = RETRIES_PER_SECOND, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """`share` in tokens per first attempt, `per_second` in tokens; `clock` in seconds."""
         self._share = share
         self._per_second = per_second
         self._clock = clock
-        self._constant = per_second  # one second's worth to start with
+        self._constant = per_second
         self._earned = [0.0] * _BUDGET_SECONDS  # one entry a second, used in turn
-        self._at = clock()
-        self._second = int(self._at)
+        now = clock()
+        self._at = now + _HEAD_START  # up to where time has deposited
+        self._second = int(now)
 
     def deposit(self, first_attempts: int = 1) -> None:
         """Count `first_attempts` events that were tried for the first time."""
@@ -90,8 +99,10 @@ class RetryBudget:
     def withdraw(self) -> bool:
         """Take one retry out of the budget; `False` when there is none left now."""
         now = self._clock()
-        self._constant = min(self._constant + (now - self._at) * self._per_second, _BUDGET_SECONDS * self._per_second)
-        self._at = now
+        if now > self._at:
+            most = _BUDGET_SECONDS * self._per_second
+            self._constant = min(self._constant + (now - self._at) * self._per_second, most)
+            self._at = now
         if self._constant >= _ONE:
             self._constant -= 1.0
             return True

@@ -9,6 +9,8 @@ import pytest
 
 from ag06.persistence import EventStore
 from ag06.runtime.supervisor import Supervisor
+from ag06.runtime.worker import retry_budget
+from flows import until
 
 FLOW = """
 from ag06 import Workflow
@@ -32,3 +34,24 @@ async def test_a_stop_while_workers_start_ends_them(
     assert await asyncio.wait_for(running, 15) == 0
     processes = [worker.process for worker in supervisor.workers if worker.process is not None]
     assert [process for process in processes if process.returncode is None] == []
+
+
+async def test_workers_of_one_fleet_divide_the_constant_rate_of_the_retry_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tell = "\nimport os; b = retry_budget(); open(f'granted.{os.getpid()}', 'w').write('x' * count(b))"
+    counts = "\ndef count(budget): return sum(budget.withdraw() for _ in range(20))"
+    (tmp_path / "flow.py").write_text("from ag06.runtime.worker import retry_budget" + FLOW + counts + tell)
+    supervisor = Supervisor("flow:app", 2, EventStore("sqlite:///flow.db"), store="sqlite:///flow.db")
+    running = asyncio.create_task(supervisor.run())
+
+    def granted() -> list[str]:
+        return [text for path in tmp_path.glob("granted.*") if (text := path.read_text())]
+
+    await until(lambda: len(granted()) == 2)
+    supervisor.stop()
+    assert await asyncio.wait_for(running, 30) == 0
+    assert granted() == ["xxxxx", "xxxxx"]
+    alone = retry_budget()
+    assert sum(alone.withdraw() for _ in range(20)) == 10

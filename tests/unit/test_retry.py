@@ -83,8 +83,27 @@ def test_a_budget_is_a_share_of_first_attempts_and_a_constant_rate() -> None:
     for _ in range(100):
         budget.deposit()
     assert withdrawn(budget) == 20
+    clock.now += 1.5  # this second's ten were there at once
+    assert withdrawn(budget) == 0
     clock.now += 0.5
     assert withdrawn(budget) == 5
+
+
+@given(st.lists(st.tuples(st.floats(0, 2), st.integers(0, 50)), max_size=60))
+def test_retries_are_never_more_than_a_fifth_of_first_attempts_and_ten_a_second(
+    turns: list[tuple[float, int]],
+) -> None:
+    """However first attempts and time go by, with somebody asking for every retry there is."""
+    clock = Clock()
+    budget = RetryBudget(share=0.2, per_second=10.0, clock=clock)
+    first = retries = 0
+    for pause, events in turns:
+        clock.now += pause
+        for _ in range(events):
+            budget.deposit()
+        first += events
+        retries += withdrawn(budget)
+        assert retries <= 0.2 * first + 10 * max(1.0, clock.now - 1000.0) + 0.001
 
 
 def test_a_quiet_time_saves_ten_seconds_of_budget_and_no_more() -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ag06.persistence.log import GroupInfo
 
 _OPTIONAL = {"redis": "no redis:// stores", "hiredis": "Redis replies are parsed several times slower"}
-_INTERNAL = {"AG06_WORKER", "AG06_SUPERVISOR", "AG06_CRASH_CYCLES"}
+_INTERNAL = {"AG06_WORKER", "AG06_SUPERVISOR", "AG06_FLEET", "AG06_CRASH_CYCLES"}
 _LEAST_FREE = 256 * 1024 * 1024
 USER_MISTAKE = 2
 _ALARMING = ("lose", "lost", "nothing when", "unknown", "throws", "refuse")

@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 
-from ag06.errors import AG06Error, StepFailed, StoreError
+from ag06.errors import AG06Error, CircuitOpen, StepFailed, StoreError
 from ag06.event import Event, decode_event
 from ag06.persistence.admission import Admission
 from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement, Subscription
 from ag06.retry import RetryBudget
+from ag06.retry_after import requested_wait
 from ag06.runtime.committer import Committer
 from ag06.runtime.context import Context
 from ag06.runtime.intake import Intake, Prefetch
@@ -23,7 +24,7 @@ from ag06.runtime.outcome import Listener
 from ag06.runtime.reporting import Reporter, log_dead_letter, log_postponed
 from ag06.runtime.step import Step
 from ag06.runtime.threads import CallThreads
-from ag06.runtime.verdict import BUDGET_WAIT_MS, bury, bury_killer, judge, killed_workers
+from ag06.runtime.verdict import bury, bury_killer, judge, killed_workers, wait_for_budget
 
 _logger = logging.getLogger("ag06.runtime")
 _FETCH_WAIT = 5.0
@@ -200,43 +201,68 @@ class StepRunner:
         event = await self._admit(delivery)
         if event is None:
             return
+        await self._try(delivery, event, started, first=not delivery.attempts)
+
+    async def _try(self, delivery: Delivery, event: Event[Any], started: float, *, first: bool) -> bool:
+        """Call the step for one admitted event; return whether it worked."""
         context = self._context([event], delivery)
-        failure = await self._attempt([event] if self.step.is_batch else event, context)
+        failure = await self._attempt([event] if self.step.is_batch else event, context, first_attempts=int(first))
         outputs = context.close()
         if failure is None:
             self._settle(Acknowledge((delivery,), outputs), (event.id,), started)
-        else:
-            verdict = judge(delivery, failure, self.step.retry)
-            if isinstance(verdict, Postpone):
-                log_postponed(self.step, verdict, event.id, failure)
-            self._settle(verdict, (event.id,), started, failure)
+            return True
+        self._fail(delivery, event, started, failure)
+        return False
+
+    def _fail(self, delivery: Delivery, event: Event[Any], started: float, failure: BaseException) -> None:
+        verdict = judge(delivery, failure, self.step.retry)
+        if isinstance(verdict, Postpone):
+            log_postponed(self.step, verdict, event.id, failure)
+        self._settle(verdict, (event.id,), started, failure)
 
     async def _process_batch(self, deliveries: list[Delivery]) -> None:
-        """Call the step for many deliveries; after a failure for each alone, so that one cannot spoil the others."""
+        """Call the step for many deliveries; what failed before runs alone."""
         alone = [delivery for delivery in deliveries if delivery.attempts]
         together = [delivery for delivery in deliveries if not delivery.attempts]
         if len(together) > 1:
-            together = await self._process_together(together)
-        for delivery in together + alone:
+            await self._process_together(together)
+        else:
+            alone = together + alone
+        for delivery in alone:
             await self._process(delivery)
 
-    async def _process_together(self, deliveries: list[Delivery]) -> list[Delivery]:
-        """Call the step once for many deliveries; return those that must be tried alone."""
+    async def _process_together(self, deliveries: list[Delivery]) -> None:
+        """Call the step once for many deliveries; after a failure for each alone: one must not spoil the others."""
         started = time.time()
         events = [(delivery, await self._admit(delivery)) for delivery in deliveries]
         batch = [(delivery, event) for delivery, event in events if event is not None]
         if not batch:
-            return []
+            return
         arguments = [event for _, event in batch]
         context = self._context(arguments, batch[0][0])
-        failure = await self._attempt(arguments, context)
+        failure = await self._attempt(arguments, context, first_attempts=len(batch))
         outputs = context.close()
-        called = [delivery for delivery, _ in batch]
-        if failure is not None:
-            _logger.warning("step %s failed on %d events, trying each alone: %r", self.step.name, len(batch), failure)
-            return called
-        self._settle(Acknowledge(tuple(called), outputs), tuple(event.id for event in arguments), started)
-        return []
+        if failure is None:
+            called = tuple(delivery for delivery, _ in batch)
+            self._settle(Acknowledge(called, outputs), tuple(event.id for event in arguments), started)
+        else:
+            await self._try_each(batch, started, failure)
+
+    async def _try_each(self, batch: list[tuple[Delivery, Event[Any]]], started: float, failure: BaseException) -> None:
+        """Tell the good events of a failed batch from the bad ones.
+
+        A try alone is free behind one that worked; otherwise it takes from the budget as a retry does, and where there
+        is none the failure of the batch is the event's own. None is given up without a try of its own.
+        """
+        _logger.warning("step %s failed on %d events, trying each alone: %r", self.step.name, len(batch), failure)
+        must_wait = requested_wait(failure) is not None
+        worked = False
+        for delivery, event in batch:
+            is_last = not (isinstance(failure, CircuitOpen) or self.step.retry.retries(failure, 1))
+            if is_last or (not must_wait and (worked or self._shared.budget.withdraw())):
+                worked = await self._try(delivery, event, time.time(), first=False)
+            else:
+                self._fail(delivery, event, started, failure)
 
     @property
     def _counts_starts(self) -> bool:
@@ -254,13 +280,10 @@ class StepRunner:
                 self._settle(bury_killer(delivery, retry, int(time.time() * 1000)), (), time.time())
                 return None
             if delivery.attempts and not self._shared.budget.withdraw():
-                wait = Postpone(delivery, BUDGET_WAIT_MS, delivery.attempts, delivery.first_failed_ms)
-                self._settle(wait, (), time.time())
+                self._settle(wait_for_budget(delivery), (), time.time())
                 return None
             if delivery.suspect or self._counts_starts:
                 await self._note_start(delivery)
-        if not delivery.attempts:
-            self._shared.budget.deposit()
         try:
             return decode_event(delivery.body, delivery.recorded_ms, self.step.decode)
         except Exception as error:  # noqa: BLE001 - a data class of the user's may raise anything
@@ -284,7 +307,14 @@ class StepRunner:
         attempt = delivery.attempts + 1
         return Context(self._shared.workflow, self.step.name, events, self._shared.admission, attempt, taken_over)
 
-    async def _attempt(self, argument: Any, context: Context) -> BaseException | None:
+    async def _attempt(self, argument: Any, context: Context, *, first_attempts: int) -> BaseException | None:
+        """Call the step and pay its `first_attempts` into the budget; return what a call raised."""
+        failure = await self._call(argument, context)
+        if first_attempts and not isinstance(failure, CircuitOpen):  # what was refused was no attempt
+            self._shared.budget.deposit(first_attempts)
+        return failure
+
+    async def _call(self, argument: Any, context: Context) -> BaseException | None:
         """Call the step; return what it raised, but let a cancellation of this worker through."""
         try:
             await invoke(self.step, argument, context, self._executor)

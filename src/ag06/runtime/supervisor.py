@@ -24,6 +24,8 @@ USER_MISTAKE = 2
 STORE_VARIABLE = "AG06_RUN_STORE"
 """What `ag06 run` takes for `--store` where that is not given: a URL may hold a password, and every user of a machine
 sees command lines."""
+FLEET_VARIABLE = "AG06_FLEET"
+"""How many workers a supervisor runs; they share the constant rate of the retry budget."""
 
 
 class WorkerProcess:
@@ -131,7 +133,11 @@ class Supervisor:
 
     async def _start(self, worker: WorkerProcess) -> None:
         command = [sys.executable, "-m", "ag06", "run", self._target]
-        environment = os.environ | {"AG06_WORKER": worker.fresh_name(), "AG06_SUPERVISOR": str(os.getpid())}
+        environment = os.environ | {
+            "AG06_WORKER": worker.fresh_name(),
+            "AG06_SUPERVISOR": str(os.getpid()),
+            FLEET_VARIABLE: str(len(self.workers)),
+        }
         if self._store_url is not None:
             environment[STORE_VARIABLE] = self._store_url
         worker.process = await asyncio.create_subprocess_exec(*command, env=environment)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 import time
 import traceback
 from collections.abc import Callable
@@ -9,11 +11,11 @@ from collections.abc import Callable
 from ag06.errors import CircuitOpen, Reject
 from ag06.persistence.log import Bury, Delivery, Failure, Postpone, Reason
 from ag06.retry import Retry
+from ag06.retry_after import requested_wait
 
 _LONGEST_TRACEBACK = 16_000
 _LONGEST_MESSAGE = 2_000
-BUDGET_WAIT_MS = 1_000
-"""How long a retry waits that found no budget, in milliseconds."""
+_BUDGET_WAIT_MS = 1_000
 
 
 def killed_workers(delivery: Delivery, retry: Retry) -> int:
@@ -35,6 +37,12 @@ def bury_killer(delivery: Delivery, retry: Retry, now_ms: int) -> Bury:
     return Bury(delivery, failure)
 
 
+def wait_for_budget(delivery: Delivery) -> Postpone:
+    """Return the settlement of a retry that found no budget: it comes back in about a second, at no cost."""
+    wait_ms = int(_BUDGET_WAIT_MS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+    return Postpone(delivery, wait_ms, delivery.attempts, delivery.first_failed_ms)
+
+
 def judge(
     delivery: Delivery, error: BaseException, retry: Retry, clock: Callable[[], float] = time.time
 ) -> Postpone | Bury:
@@ -47,7 +55,9 @@ def judge(
     if isinstance(error, Reject):
         return bury(delivery, error, "rejected", now_ms)
     if retry.retries(error, attempts):
-        wait_ms = int(retry.delay(attempts) * 1000)
+        asked = requested_wait(error, clock)
+        # Rounded up: not a moment before what was asked for.
+        wait_ms = math.ceil(retry.delay(attempts, at_least=asked or 0.0) * 1000)
         return Postpone(delivery, wait_ms, attempts, delivery.first_failed_ms or now_ms)
     return bury(delivery, error, "failed", now_ms)
 

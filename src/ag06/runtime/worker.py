@@ -16,7 +16,7 @@ from ag06.persistence.admission import Admission
 from ag06.persistence.archive.retention import RetentionKeeper
 from ag06.persistence.log import EventLog
 from ag06.persistence.outage import Outage
-from ag06.retry import RetryBudget
+from ag06.retry import RETRIES_PER_SECOND, RetryBudget
 from ag06.runtime.leases import LeaseKeeper
 from ag06.runtime.outcome import Listener
 from ag06.runtime.step import Step
@@ -29,6 +29,12 @@ _MAINTENANCE_SECONDS = 1.0
 def worker_name() -> str:
     """Return the name this process works under: `$AG06_WORKER`, or a fresh one that names host and process."""
     return os.environ.get("AG06_WORKER") or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def retry_budget() -> RetryBudget:
+    """Return this process's part of the workflow's budget: its own first attempts, its share of the constant rate."""
+    fleet = os.environ.get("AG06_FLEET", "")
+    return RetryBudget(per_second=RETRIES_PER_SECOND / (int(fleet) if fleet.isdecimal() and int(fleet) else 1))
 
 
 class Worker:
@@ -49,7 +55,7 @@ class Worker:
         """Run `steps` on `log`; leases last `visibility` seconds. `keeper` archives and deletes what is due."""
         self.name = name or worker_name()
         self._log = log
-        shared = Shared(workflow, admission, RetryBudget(), asyncio.Lock(), listeners)
+        shared = Shared(workflow, admission, retry_budget(), asyncio.Lock(), listeners)
         self._runners = [StepRunner(step, log.subscribe(step.group, self.name, visibility), shared) for step in steps]
         self._keeper = LeaseKeeper([runner.subscription for runner in self._runners], visibility)
         self._retention = keeper
