@@ -94,7 +94,7 @@ def _policy(event_type: str | None, given: Retention, archive: str | None) -> Po
         check_seconds(f"{where}: archive_after", given.archive_after, "None: they stay", least=0.001)
         if not (given.archive or archive):
             raise ConfigurationError(
-                f"{where}: archive_after={given.archive_after} without archive=URL to move them to"
+                f"{where}: archive_after={given.archive_after} needs archive=URL to move events to"
             )
         if given.delete_after and given.delete_after <= given.archive_after:
             raise ConfigurationError(
@@ -174,6 +174,8 @@ class RetentionKeeper:
                     manifest = await thread.call(manifest_of, entry)
                     types = {name for segment in manifest.segments for name in segment.types}
                     if all(self._is_over(name, entry, now_ms) for name in types):
+                        for cut in manifest.cuts:
+                            await log.drop(cut)  # where something of it is in the live log still
                         await _delete_entry(log, thread, entry)
         finally:
             thread.close()
