@@ -40,7 +40,7 @@ class Admission:
         max_event_bytes: int = MAX_DATA_BYTES,
         clock: Callable[[], float] = clocks.time,
     ) -> None:
-        """Take the limits, and the clock in seconds since the epoch that `delay=` counts from."""
+        """Take the limits, and the clock in seconds since the epoch that `delay=` and an event's time count from."""
         check_seconds("dedup_window", dedup_window, "0 switches deduplication off")
         check_count("max_event_bytes", max_event_bytes, 1, "bytes of JSON")
         self.dedup_window_ms = int(dedup_window * 1000)
@@ -89,7 +89,7 @@ class Admission:
         level = priority if type(priority) is Priority else check_priority(priority)
         correlation = _optional("correlation_id", correlation_id) or chosen
         causation, trace = _optional("causation_id", causation_id), _optional("traceparent", traceparent)
-        happened = moment or dt.datetime.now(dt.UTC)
+        happened = moment or self._now()
         body = _body(chosen, event_type, source, encoded, happened, level, subject, correlation, causation, trace)
         if mark:
             body = b'%b,"identity":"%b"}' % (body[:-1], mark)
@@ -124,7 +124,7 @@ class Admission:
         event_type, source = check_name("type", event_type), check_name("source", source)
         subject = _optional("subject", subject)
         level = parent.priority if priority is None else check_priority(priority)
-        moment = dt.datetime.now(dt.UTC) if time is None else check_time("time", time)
+        moment = self._now() if time is None else check_time("time", time)
         encoded = encode_data(data, self.max_event_bytes)
         correlation = parent.correlation_id or parent.id
         return Record(
@@ -138,6 +138,9 @@ class Admission:
             ),
             due_ms=0 if delay is None and at is None else self._due(delay, at),
         )
+
+    def _now(self) -> dt.datetime:
+        return dt.datetime.fromtimestamp(self._clock(), dt.UTC)
 
     def _due(self, delay: float | None, at: dt.datetime | None) -> int:
         """Return when to append, in milliseconds since the epoch; 0 for what is not in the future."""

@@ -14,6 +14,7 @@ from ag06.persistence.outage import Outage
 _LARGEST = 500
 _LONGEST_WAIT = 5.0
 
+T = TypeVar("T")
 R = TypeVar("R")
 Settled = Callable[[Settlement, bool], None]
 """Told for each settlement whether the store accepted it."""
@@ -51,22 +52,22 @@ class Committer:
         while True:
             await self._arrived.wait()
             batch, self._queue = self._queue[:_LARGEST], self._queue[_LARGEST:]
-            accepted = await self._insist(lambda: self._subscription.commit(batch))
+            accepted = await self._insist(self._subscription.commit, batch)
             left = _left_of(batch, accepted)
             if left:
-                await self._insist(lambda: self._subscription.release(left))
+                await self._insist(self._subscription.release, left)
             for settlement, kept in zip(batch, accepted, strict=True):
                 self._settled(settlement, kept)
             if not self._queue:
                 self._arrived.clear()
                 self._idle.set()
 
-    async def _insist(self, call: Callable[[], Awaitable[R]]) -> R:
+    async def _insist(self, call: Callable[[T], Awaitable[R]], what: T) -> R:
         """Call the store until it answers."""
         wait = 0.05
         while True:
             try:
-                answer = await call()
+                answer = await call(what)
             except StoreError as error:
                 self._outage.failed(error)
             else:

@@ -1,0 +1,40 @@
+"""What stands for the thread that renews leases: a timer of the loop, in the process of its worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ag06.errors import AG06Error
+from ag06.persistence.log import Subscription
+
+
+class LeaseTimer:
+    """Renews every subscription three times in a visibility timeout, as `LeaseKeeper` does."""
+
+    def __init__(self, subscriptions: Sequence[Subscription], visibility: float) -> None:
+        """See `LeaseKeeper`."""
+        self._subscriptions = subscriptions
+        self._interval = visibility / 3
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.get_running_loop().create_task(self._renew())
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval)
+            for subscription in self._subscriptions:
+                try:
+                    subscription.renew()
+                except AG06Error:
+                    continue  # the thread says so in the log, and goes on
+
+    def stop(self) -> None:
+        """Renew no more."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def join(self, timeout: float) -> None:
+        """There is no thread to wait for."""
