@@ -31,7 +31,10 @@ SUBJECTS = st.sampled_from([None, None, "s", "t"])
 
 
 class LogMachine(RuleBasedStateMachine):
-    """The model: `stored` is the list of what the log holds, `state` what became of each event in the one step."""
+    """The model: `stored` is the list of what was appended, and sets say what became of each event in the one step.
+
+    `order` is `stored` as subjects see it: a dead letter that is retried goes to its end.
+    """
 
     url: str
 
@@ -39,6 +42,9 @@ class LogMachine(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.stored: list[int] = []
+        self.order: list[int] = []
+        self.dropped: set[int] = set()
+        self.retried: set[int] = set()
         self.subjects: dict[int, str | None] = {}
         self.settled: set[int] = set()
         self.dead: set[int] = set()
@@ -83,9 +89,13 @@ class LogMachine(RuleBasedStateMachine):
             else:
                 expected.append(Appended.STORED)
                 self.contents.add(content)
-                self.stored.append(content)
-                self.subjects[content] = subject
+                self._store(content, subject)
         assert self.do(self.log.append(records)) == expected
+
+    def _store(self, content: int, subject: str | None) -> None:
+        self.stored.append(content)
+        self.order.append(content)
+        self.subjects[content] = subject
 
     @rule(worker=st.sampled_from(["w0", "w1"]), limit=st.integers(1, 8))
     def fetch(self, worker: str, limit: int) -> None:
@@ -99,7 +109,7 @@ class LogMachine(RuleBasedStateMachine):
             assert delivery.attempts == self.postponed.get(content, 0)
             subject = self.subjects[content]
             if subject is not None:
-                earlier = self.stored[: self.stored.index(content)]
+                earlier = self.order[: self.order.index(content)]
                 assert all(e in self.settled for e in earlier if self.subjects[e] == subject)
             self.held[worker][content] = delivery
 
@@ -120,8 +130,7 @@ class LogMachine(RuleBasedStateMachine):
             if data.draw(st.booleans()) and new not in self.subjects:
                 subject = data.draw(SUBJECTS)
                 outputs = [output(new, TYPE, delivery, subject=subject, priority=1)]
-                self.stored.append(new)
-                self.subjects[new] = subject
+                self._store(new, subject)
             settlements.append(done(delivery, outputs=outputs))
             self.settled.add(content)
         assert self.do(self.workers[worker].commit(settlements)) == [True] * len(settlements)
@@ -176,23 +185,52 @@ class LogMachine(RuleBasedStateMachine):
         assert self.do(self.log.discard_dead_letters([(letter.group, letter.event_id)])) == 1
         self.dead.discard(content)
 
+    @precondition(lambda self: self.dead)
+    @rule(data=st.data())
+    def retry(self, data: st.DataObject) -> None:
+        content = data.draw(st.sampled_from(sorted(self.dead)))
+        letters = self.do(self.log.dead_letters())
+        (letter,) = [x for x in letters if decode_event(x.body, x.recorded_ms).data["number"] == content]
+        assert self.do(self.log.retry_dead_letters([(letter.group, letter.event_id)])) == 1
+        self.dead.discard(content)
+        self.settled.discard(content)
+        self.postponed.pop(content, None)
+        self.retried.add(content)
+        self.order.remove(content)
+        self.order.append(content)
+
+    @rule()
+    def drop(self) -> None:
+        for cut in self.do(self.log.settled(1 << 42, [TYPE])):
+            inside = self.do(self._contents(types=(TYPE,), level=cut.level, below=cut.below))
+            assert inside, "a cut has events"
+            # A store that keeps the body of a retried dead letter elsewhere may let its event go.
+            assert set(inside) <= self.settled | self.retried
+            count = self.do(self.log.drop(cut))
+            left = self.do(self._contents(types=(TYPE,), level=cut.level, below=cut.below))
+            assert count == len(inside) - len(left)
+            kept = self.stored[-1:]  # the newest event may stay
+            assert left in ([], kept)
+            self.dropped |= set(inside) - set(left)
+
     @invariant()
     def the_log_holds_the_list(self) -> None:
         if not hasattr(self, "log"):
             return
-        assert self.do(self._contents()) == self.stored
+        left = [content for content in self.stored if content not in self.dropped]
+        assert self.do(self._contents()) == left
         assert self.do(self.log.pending([GROUP])) == len(self.stored) - len(self.settled)
         stats = self.do(self.log.stats())
         assert (stats.events, stats.duplicates, stats.dead_letters) == (
-            len(self.stored),
+            len(left),
             self.duplicates,
             len(self.dead),
         )
 
-    async def _contents(self) -> list[int]:
+    async def _contents(self, **query: Any) -> list[int]:
         return [
             decode_event(entry.body, entry.recorded_ms).data["number"]
-            async for page in self.log.read(Query())
+            async for page in self.log.read(Query(**query))
             for entry in page
         ]
 
