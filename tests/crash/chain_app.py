@@ -22,16 +22,16 @@ def second(event: Event, ctx: Context) -> None:
     ctx.publish("c", event.data)
 
 
-_at_work = False
+_told: set[str] = set()
 
 
 @app.on_outcome
 def _tell_once(outcome: Outcome) -> None:
-    """Say on standard output that this process is at work: from now on its death does harm."""
-    global _at_work
-    if not _at_work:
-        _at_work = True
-        print("at work", flush=True)
+    """Say on standard output that this process is at work: from now on its death does harm; and that it was fenced."""
+    kind = "fenced" if outcome.kind == "fenced" else "at work"
+    if kind not in _told:
+        _told.add(kind)
+        print(kind, flush=True)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections import defaultdict
 from pathlib import Path
-from typing import Any
-
-from ag06.persistence import EventStore
 
 HERE = Path(__file__).parent
 
@@ -25,6 +21,11 @@ class Killable:
     async def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         await self.process.wait()
+
+    async def said(self) -> bytes:
+        """Return what the process wrote on standard output after its first line, once it has ended."""
+        assert self.process.stdout is not None
+        return await self.process.stdout.read()
 
     async def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -44,19 +45,3 @@ async def start_worker(url: str, number: int) -> Killable:
     assert process.stdout is not None
     assert await asyncio.wait_for(process.stdout.readline(), 30) == b"at work\n"
     return Killable(process, name)
-
-
-async def account(events: EventStore) -> dict[str, list[dict[str, Any]]]:
-    """Return what the log holds of each type, in log order."""
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    async for event in events.replay():
-        found[event.type].append(event.data)
-    return found
-
-
-def by_subject(entries: list[dict[str, Any]]) -> dict[int, list[int]]:
-    """Return the numbers of each subject, in log order."""
-    found: dict[int, list[int]] = defaultdict(list)
-    for entry in entries:
-        found[entry["subject"]].append(entry["n"])
-    return found
