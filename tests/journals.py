@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +181,51 @@ async def check_log(store: EventStore, ids: list[str], by_subject: dict[str, lis
     assert not set(times) - set(ids), f"{len(set(times) - set(ids))} events that no publisher was told of"
     for subject, expected in by_subject.items():
         assert [event.id for event in found if event.subject == subject] == expected, subject
+
+
+class Child:
+    """A publisher in a process of its own (`journal_process.py`), and what it was told."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.ids: list[str] = []
+        self.ordered: list[str] = []
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        while (line := await self.process.stdout.readline()).endswith(b"\n"):
+            kind, event_id = line.decode().split()
+            self.ids.append(event_id)
+            if kind == "ordered":
+                self.ordered.append(event_id)
+
+    async def more(self, count: int) -> None:
+        """Wait until it was given so many more ids."""
+        goal = len(self.ids) + count
+
+        async def check() -> bool:
+            assert self.process.returncode is None, "the publisher ended"
+            return len(self.ids) >= goal
+
+        await when(check)
+
+    async def kill(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await asyncio.wait_for(self.process.wait(), SECONDS)
+        await self._reading
+
+
+@asynccontextmanager
+async def child(url: str, directory: Path, subject: str = "child", window: float = 300.0) -> AsyncIterator[Child]:
+    """Run a publisher; at the end it is killed."""
+    program = Path(__file__).with_name("journal_process.py")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(program), url, str(directory), subject, str(window), stdout=asyncio.subprocess.PIPE
+    )
+    publisher = Child(process)
+    try:
+        yield publisher
+    finally:
+        await publisher.kill()

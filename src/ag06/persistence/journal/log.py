@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 
@@ -29,6 +30,10 @@ _ORPHANS_SECONDS = 10.0
 _DISK_SECONDS = 1.0
 """How long after a failure the disk is not tried again."""
 _CLOSING_SECONDS = 5.0
+_ANSWER_SECONDS = 1.0
+"""How long a store that was away may take to answer at all."""
+_GATE_SECONDS = 3.0
+"""How long newcomers are held while the rest of the journal is sent; a sync may take a second of it."""
 
 
 class JournaledLog(PassingLog):
@@ -305,8 +310,7 @@ class JournaledLog(PassingLog):
             try:
                 async with self.breaker:
                     await self._reach()
-                    if not self._orphans or not await self._draining.some(self._orphans[0]):
-                        await self._next()
+                    await self._next()
                 self._problem = None
             except CircuitOpen as error:
                 await asyncio.sleep(max(0.001, error.retry_after))
@@ -334,17 +338,24 @@ class JournaledLog(PassingLog):
         if not self._reached:
             await self._inner.open()
             self._reached = True
+        elif self.breaker.state != "closed":
+            async with _within(_ANSWER_SECONDS):
+                await self._inner.archives()  # anything that is answered at once
         for workflow, steps in list(self._steps.items()):
             await self._inner.register(workflow, steps)
             del self._steps[workflow]
 
     async def _next(self) -> None:
-        """Go on after an orphan, or with the own journal; where little is left, switch over."""
+        """Hand on a page, of orphans first; where little is left, and the store takes what it is given, switch over."""
         if self._orphans:
-            await self._orphans[0].close()
-            self._orphans.popleft()
-        elif self._file is None or not await self._draining.some(self._file, leave_last=True):
-            await self._switch_over()
+            if not await self._draining.some(self._orphans[0]):
+                await self._orphans[0].close()
+                self._orphans.popleft()
+            return
+        trial = self.breaker.state != "closed"  # nobody must wait for a store that may not answer
+        if self._file is None or not await self._draining.some(self._file, leave_last=not trial):
+            async with _within(_GATE_SECONDS):
+                await self._switch_over()
 
     async def _switch_over(self) -> None:
         """Drain the rest while new events wait, so that the journal is truly empty when they go straight again."""
@@ -374,6 +385,15 @@ def _stamped(records: Sequence[Record], error: StoreUnavailable | None, now_ms: 
         msgspec.structs.replace(record, persisted_ms=now_ms, doubt=doubts[index] if index < len(doubts) else None)
         for index, record in enumerate(records)
     ]
+
+
+@contextlib.asynccontextmanager
+async def _within(seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise StoreUnavailable(f"the store did not answer within {seconds:g} s") from None
 
 
 def _let_go(looking: asyncio.Future[list[Claim]]) -> None:

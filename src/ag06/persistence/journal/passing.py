@@ -34,9 +34,11 @@ class PassingLog:
         """Forget a step; see the port."""
         return await self._inner.remove_group(group)
 
-    async def dead_letters(self, group: str | None = None, limit: int = 1000) -> list[StoredDeadLetter]:
+    async def dead_letters(
+        self, group: str | None = None, limit: int = 1000, after: str = ""
+    ) -> list[StoredDeadLetter]:
         """Return dead letters, oldest first; see the port."""
-        return await self._inner.dead_letters(group, limit)
+        return await self._inner.dead_letters(group, limit, after)
 
     async def retry_dead_letters(self, letters: Sequence[tuple[str, str]]) -> int:
         """Deliver dead letters again; see the port."""
