@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,9 @@ DEFAULT_STORE = "sqlite:///.ag06/events.db"
 DEFAULTS: Mapping[str, str] = {
     "store": DEFAULT_STORE,
     "journal": ".ag06/journal",
+    "archive": "",
+    "archive_after": "",
+    "delete_after": "",
     "http_host": "127.0.0.1",
     "http_port": "9090",
     "log_level": "info",
@@ -30,8 +34,15 @@ ACCEPTED: Mapping[str, tuple[str, ...]] = {
 }
 """Settings that are one of a few words, in any case."""
 
+SPANS = ("archive_after", "delete_after")
+"""Settings that are a time: a number with its unit, or seconds; not set when empty."""
+
 LONGEST = 100 * 366 * 86_400.0
 """Most seconds that a span may have: a hundred years, which every store can add to the time of day."""
+
+
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|)")
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -89,10 +100,23 @@ def check_setting(setting: Setting) -> None:
     accepted = ACCEPTED.get(setting.name)
     if accepted is not None and setting.value.lower() not in accepted:
         _refuse(setting, ", ".join(accepted))
+    if setting.name in SPANS:
+        seconds_of(setting)
     if setting.name == "http_port" and setting.value.lower() != "off":
         digits = setting.value.isascii() and setting.value.isdigit() and len(setting.value) <= 5
         if not digits or int(setting.value) > 65_535:
             _refuse(setting, "a port from 1 to 65535, 0 for any that is free, or off")
+
+
+def seconds_of(setting: Setting) -> float | None:
+    """Return a setting such as `30d`, `12h`, `15m` or `90` as seconds, `None` if it is empty."""
+    if not setting.value:
+        return None
+    found = _SPAN.fullmatch(setting.value.strip())
+    seconds = LONGEST + 1 if found is None else float(found[1]) * _UNITS[found[2]]
+    if seconds > LONGEST:
+        _refuse(setting, "seconds, or a number with its unit: 90s, 15m, 12h, 30d")
+    return seconds
 
 
 def _refuse(setting: Setting, accepted: str) -> NoReturn:

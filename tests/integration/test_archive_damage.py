@@ -200,11 +200,11 @@ async def test_a_lost_segment_is_named(store_url: str, archive: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "error", "words"),
     [
-        ("/var/ag06/archive", ConfigurationError, "a URL such as file:///"),
-        ("archive", ConfigurationError, "a URL such as file:///"),
-        ("file://relative/archive", ConfigurationError, "a URL such as file:///"),
-        ("", ConfigurationError, "a URL such as file:///"),
-        (None, ConfigurationError, "a URL such as file:///"),
+        ("/var/ag06/archive", ConfigurationError, "is no URL; write one"),
+        ("archive", ConfigurationError, "is no URL; write one"),
+        ("file://relative/archive", ConfigurationError, "is no URL; write one"),
+        ("", ConfigurationError, "is no URL; write one"),
+        (None, ConfigurationError, "is no URL; write one"),
         ("nonsense://archive", ConfigurationError, "nonsense"),
         ("gcs://bucket/archive", ConfigurationError, "gcs"),
         ("file:///dev/null/archive", ArchiveUnavailable, "cannot be written"),

@@ -16,6 +16,7 @@ PROMISES = [
     "durable before told",
     "duplicates refused",
     "replay whole and in order",
+    "archive whole and replayed",
     "order by subject",
     "outputs exactly once",
     "dead letters keep the story",

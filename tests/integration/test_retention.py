@@ -250,7 +250,7 @@ WRONG = [
     (Retention(archive_after=10.0, delete_after=5.0, archive="memory://a"), "not above archive_after"),
     (Retention(delete_after=-1.0), "delete_after=-1.0"),
     (Retention(archive_after=5.0, archive="nonsense://a"), "nonsense"),
-    (Retention(archive_after=5.0, archive="a"), "a URL such as"),
+    (Retention(archive_after=5.0, archive="a"), "is no URL"),
     (Retention(types={"": Retention()}), "type: must not be empty"),
     (Retention(types={"a": 5.0}), "a Retention without types"),  # type: ignore[dict-item]
     (Retention(types={"a": Retention(types={"b": Retention()})}), "a Retention without types"),

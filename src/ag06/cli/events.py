@@ -1,8 +1,9 @@
-"""`ag06 events`: follow the log, list its newest, replay a range, export it."""
+"""`ag06 events`: follow the log, list its newest, replay a range, export it, archive it."""
 
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import signal
 import sys
 from collections import deque
@@ -14,12 +15,15 @@ import msgspec
 import typer
 
 from ag06.cli.opening import check_apart, opened
-from ag06.cli.output import JsonOption, StoreOption, moment, print_json, print_table
+from ag06.cli.output import JsonOption, StoreOption, moment, print_json, print_table, progress
 from ag06.cli.transfer import Format, copy, write_file, write_stdout
+from ag06.errors import ConfigurationError
+from ag06.settings import resolve
 
 if TYPE_CHECKING:
     from ag06 import Event
-    from ag06.persistence import EventStore
+    from ag06.persistence import Archived, EventStore
+    from ag06.persistence.archive import Progress
     from ag06.persistence.log import EventLog, Query
 
 app = typer.Typer(help="Events in the log.\n\nExample: ag06 events tail", no_args_is_help=True)
@@ -29,11 +33,15 @@ SourceOption = Annotated[list[str] | None, typer.Option("--source", help="Only t
 StartOption = Annotated[str | None, typer.Option(help="From here: ISO 8601, epoch seconds, or how long ago: 15m.")]
 EndOption = Annotated[str | None, typer.Option(help="Up to here, not included.")]
 CorrelationOption = Annotated[str | None, typer.Option(help="Only what belongs to this correlation id.")]
+SalvageOption = Annotated[
+    bool, typer.Option("--salvage", help="Read on behind what is damaged in an archive; stderr says what that was.")
+]
 LimitOption = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most so many, the oldest first.")]
 
 _encode = msgspec.json.Encoder().encode
 _MOST_LISTED = 100_000
 _SHORTENED = 80
+_STAGES = {"waiting": "waiting for another run", "verified": "read back", "dropped": "trimmed"}
 
 
 def _summary(event: Event[Any]) -> str:
@@ -199,6 +207,7 @@ def replay_events(
     correlation_id: CorrelationOption = None,
     limit: LimitOption = None,
     to: Annotated[str | None, typer.Option(help="Copy into this store instead of printing; ids are kept.")] = None,
+    salvage: SalvageOption = False,
     store: StoreOption = None,
 ) -> None:
     """Print a range as JSON lines, in order; or copy it into another store, whose steps then process it.
@@ -210,7 +219,7 @@ def replay_events(
 
     async def replay() -> None:
         async with opened(store) as events:
-            found = _selected(events, start, end, event_type, source, correlation_id, limit)
+            found = _selected(events, start, end, event_type, source, correlation_id, limit, salvage)
             if to is None:
                 await write_stdout(found, Format.JSONL)
                 return
@@ -228,10 +237,10 @@ def _selected(
     sources: list[str] | None,
     correlation_id: str | None,
     limit: int | None,
+    salvage: bool,
 ) -> AsyncIterator[Event[Any]]:
-    return events.replay(
-        moment("--start", start), moment("--end", end), types or None, sources or None, correlation_id, limit
-    )
+    first, last = moment("--start", start), moment("--end", end)
+    return events.replay(first, last, types or None, sources or None, correlation_id, limit, salvage)
 
 
 @app.command("export")
@@ -248,6 +257,7 @@ def export_events(
     source: SourceOption = None,
     correlation_id: CorrelationOption = None,
     limit: LimitOption = None,
+    salvage: SalvageOption = False,
     store: StoreOption = None,
 ) -> None:
     """Write a range to a file, one event a line. The file appears when it is whole.
@@ -257,9 +267,58 @@ def export_events(
 
     async def export() -> int:
         async with opened(store) as events:
-            found = _selected(events, start, end, event_type, source, correlation_id, limit)
+            found = _selected(events, start, end, event_type, source, correlation_id, limit, salvage)
             return await (write_stdout(found, form) if path == "-" else write_file(found, Path(path), form))
 
     count = asyncio.run(export())
     if path != "-":
         typer.echo(f"{count} events written to {path}")
+
+
+@app.command("archive")
+def archive_events(
+    before: Annotated[
+        str, typer.Option(help="What was recorded before: ISO 8601, epoch seconds, or how long ago: 30d.")
+    ],
+    to: Annotated[
+        str | None,
+        typer.Option(help="URL of the archive: file:///PATH, s3://BUCKET/PATH; else AG06_ARCHIVE, ag06.toml."),
+    ] = None,
+    event_type: TypeOption = None,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Move events that every step acknowledged out of the store into Parquet files. Replays read them there.
+
+    Nothing leaves the store before it was written, read back and compared. What a killed run left is finished first.
+
+    Example: ag06 events archive --before 30d --to file:///var/ag06/archive
+    """
+    target = resolve("archive", to)
+    if not target.value:
+        raise ConfigurationError("no archive is named; give --to URL, or set AG06_ARCHIVE")
+    from ag06.persistence.stores import masked
+
+    done = asyncio.run(_archive(store, moment("--before", before), target.value, event_type))
+    if json:
+        print_json(done)
+    elif not done.events:
+        typer.echo("nothing to archive: no event from before that is acknowledged by every step")
+    else:
+        typer.echo(
+            f"{done.events} events recorded from {done.start:%Y-%m-%d %H:%M:%S} to {done.end:%Y-%m-%d %H:%M:%S} UTC "
+            f"moved to {len(done.files)} files in {masked(done.url)}"
+        )
+
+
+async def _archive(store: str | None, before: dt.datetime | None, url: str, types: list[str] | None) -> Archived:
+    if before is None:
+        raise ConfigurationError("--before is needed: 30d, 2026-01-31")
+    with progress() as display:
+        task = display.add_task("archiving", total=None)
+
+        def watch(now: Progress) -> None:
+            display.update(task, completed=now.events, description=_STAGES.get(now.stage, "archiving"))
+
+        async with opened(store) as events:
+            return await events.archive_before(before, url, types or None, progress=watch)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,10 +17,12 @@ from typing import Any
 
 from ag06 import CircuitBreaker, CircuitOpen, Context, Event, Retry, Workflow
 from ag06.persistence import EventStore
+from ag06.persistence.log import Query
 
 _PUBLISHER = """
 import asyncio, sys
 from ag06.persistence import EventStore
+from ag06.persistence.log import Query
 async def main():
     events = EventStore()
     await events.initialize()
@@ -148,6 +151,32 @@ async def replay(bench: Bench) -> str:
     took = time.perf_counter() - begun
     _check(seen == list(range(5000)), f"{len(seen)} of 5000 events came back, or in another order")
     return f"5000 events in order, {5000 / took:,.0f}/s"
+
+
+async def archive(bench: Bench) -> str:
+    """Events leave the store for compressed files, and are replayed from there as they were."""
+    event_type, count = bench.name(), 5000
+    await bench.events.persist_events(
+        [{"event_type": event_type, "source": "validate", "data": {"n": n}} for n in range(count)]
+    )
+    before = [event async for event in bench.events.replay(types=event_type)]
+    log = await bench.events.log()
+    known = set(await log.archives())
+    with tempfile.TemporaryDirectory(prefix="ag06-validate-") as directory:
+        try:
+            begun = time.perf_counter()
+            done = await bench.events.archive_before(time.time() + 60, f"file://{directory}/archive", event_type)
+            took = time.perf_counter() - begun
+            live = [len(page) async for page in log.read(Query(types=(event_type,)))]
+            after = [event async for event in bench.events.replay(types=event_type)]
+            size = sum(os.path.getsize(url.removeprefix("file://")) for url in done.files)  # noqa: ASYNC240
+        finally:
+            for url in set(await log.archives()) - known:
+                await log.remove_archive(url)
+    _check(done.events == count, f"{done.events} of {count} events were archived")
+    _check(sum(live) <= 1, f"{sum(live)} archived events are in the store still")
+    _check(after == before, f"{len(after)} of {count} events came back, or changed")
+    return f"{count} events moved to {size // 1000} kB of Parquet in {took:.2f} s, replayed as they were"
 
 
 async def takeover(bench: Bench) -> str:
@@ -298,6 +327,7 @@ PROOFS: list[tuple[str, Proof]] = [
     ("durable before told", durability),
     ("duplicates refused", deduplication),
     ("replay whole and in order", replay),
+    ("archive whole and replayed", archive),
     ("order by subject", order),
     ("outputs exactly once", outbox),
     ("dead letters keep the story", dead_letters),

@@ -23,7 +23,7 @@ from ag06.persistence.journal.state import JournalState
 from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Record
 from ag06.persistence.loops import LogsByLoop
 from ag06.persistence.stores import is_journaled, journal_state, masked, open_log
-from ag06.settings import check_count, check_seconds, resolve
+from ag06.settings import check_count, check_seconds, resolve, seconds_of
 
 Moment = dt.datetime | float | int
 """A point in time: an aware datetime, or seconds since the epoch."""
@@ -73,6 +73,7 @@ class EventStore:
     ) -> None:
         """Set what `initialize` sets, without opening anything."""
         _check_durability(durability)
+        retention = _retention(retention)
         seconds, by_type, policies = check_retention(retention)
         check_seconds("timeout", timeout, "how long to wait for the store's answer", least=0.001, longest=86_400.0)
         check_count("max_backlog", max_backlog, 0, "events; 0 switches it off")
@@ -137,7 +138,7 @@ class EventStore:
             store: its URL; `None`: `$AG06_STORE`, then `ag06.toml`, then `sqlite:///.ag06/events.db`.
             durability: `"server"`, `"fsync"` or `"replicated"`; `None`: the store's default.
             retention: seconds that acknowledged events stay, 0 for ever, or a `Retention` that archives them; `None`:
-                the store's default.
+                `$AG06_ARCHIVE_AFTER` and `$AG06_DELETE_AFTER`, then `ag06.toml`, then the store's default.
             dedup_window: seconds in which an equal event is a duplicate; 0 switches deduplication off.
             max_backlog: events a step may be behind before publishing raises `Backpressure`; 0: no bound.
             max_event_bytes: largest data of an event, in bytes of JSON.
@@ -374,6 +375,17 @@ class EventStore:
         replaced, self._replaced = self._replaced, []
         for logs in replaced:
             await logs.close()
+
+
+def _retention(given: float | Retention | None) -> float | Retention | None:
+    """Return what is kept: as the code says; where it says nothing, as the settings do."""
+    if given is not None:
+        return given
+    archive_after, delete_after = (seconds_of(resolve(name)) for name in ("archive_after", "delete_after"))
+    if archive_after is None and delete_after is None:
+        return None
+    archive = resolve("archive").value or None
+    return Retention(archive_after=archive_after, delete_after=delete_after, archive=archive)
 
 
 def _journal(directory: str | None) -> str | None:

@@ -107,7 +107,7 @@ def open_storage(url: str) -> Storage:
     scheme, separator, rest = url.partition("://") if isinstance(url, str) else ("", "", "")
     if not separator or (scheme == "file" and not rest.startswith("/")):
         raise ConfigurationError(
-            f"archive {masked(str(url))!r}: a URL such as file:///var/ag06/archive or s3://bucket/folder"
+            f"archive {masked(str(url))!r} is no URL; write one such as file:///var/ag06/archive or s3://bucket/folder"
         )
     try:
         from fsspec.core import url_to_fs
