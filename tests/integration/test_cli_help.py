@@ -71,7 +71,7 @@ def test_a_completion_script_is_shown_for_the_shell_at_hand(tmp_path: Path, shel
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [("ag06 dea", {"dead-letters"}), ("ag06 events ", {"list", "tail", "replay", "export"})],
+    [("ag06 dea", {"dead-letters"}), ("ag06 events ", {"list", "tail", "replay", "export", "archive"})],
 )
 def test_the_shell_completes_commands(tmp_path: Path, typed: str, offered: set[str]) -> None:
     position = str(len(typed.split(" ")) - 1)

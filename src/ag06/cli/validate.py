@@ -33,7 +33,7 @@ def command(
     store: Annotated[str | None, typer.Option(help="Store URL; a fresh SQLite file unless given.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Prove durability, deduplication, replay, archive, order, retries, takeover and breaker here; exit 1 if a row fails.
+    """Prove durability, dedup, replay, archive, order, retries, takeover and breaker here; exit 1 if a row fails.
 
     A store that is given keeps a few thousand events of types `validate-...`; steps and dead letters are removed.
 
