@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ag06.persistence import EventStore
+from servers import ValkeyServer
 
-_MOUNT = ("mount", "-t", "tmpfs", "-o", "size=2m", "ag06-test")
+_MOUNT = ("mount", "-t", "tmpfs", "ag06-test", "-o")
 
 
 class Disk(Protocol):
@@ -58,6 +59,25 @@ class LimitedFiles:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
+class ServerFiles:
+    """The system lets no file of a server grow beyond what its largest one has now."""
+
+    def __init__(self, server: ValkeyServer) -> None:
+        self.directory = server.directory
+        self._server = server
+
+    async def fill(self, store: EventStore) -> None:
+        self._limit(max(path.stat().st_size for path in self.directory.rglob("*") if path.is_file()))
+
+    async def make_room(self, store: EventStore) -> None:
+        self._limit(resource.RLIM_INFINITY)
+
+    def _limit(self, size: int) -> None:
+        process = self._server.process
+        if process is not None and process.poll() is None:
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
 class SmallDisk:
     """A filesystem of its own, with a file that takes all the room there is. Only a superuser can mount it."""
 
@@ -77,7 +97,7 @@ class SmallDisk:
 def can_mount() -> bool:
     """Whether this process may mount a filesystem: a superuser often, a container seldom."""
     with tempfile.TemporaryDirectory() as place, suppress(OSError):
-        if subprocess.run([*_MOUNT, place], capture_output=True, check=False).returncode == 0:
+        if subprocess.run([*_MOUNT, "size=2m", place], capture_output=True, check=False).returncode == 0:
             return subprocess.run(["umount", place], check=True).returncode == 0
     return False
 
@@ -86,8 +106,8 @@ KINDS = ("pages", "files", *(["disk"] if can_mount() else []))
 
 
 @contextmanager
-def disk(kind: str, directory: Path) -> Iterator[Disk]:
-    """Give a disk of a kind, and take it away with whatever is still full."""
+def disk(kind: str, directory: Path, megabytes: int = 2) -> Iterator[Disk]:
+    """Give a disk of a kind, and take it away with whatever is still full; a filesystem has so many `megabytes`."""
     directory.mkdir()
     match kind:
         case "pages":
@@ -99,7 +119,7 @@ def disk(kind: str, directory: Path) -> Iterator[Disk]:
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         case _:
-            subprocess.run([*_MOUNT, str(directory)], check=True)
+            subprocess.run([*_MOUNT, f"size={megabytes}m", str(directory)], check=True)
             try:
                 yield SmallDisk(directory)
             finally:

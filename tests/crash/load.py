@@ -60,6 +60,13 @@ class Load:
             while len(self.returned) < goal:
                 await asyncio.sleep(0.005)
 
+    async def some_refused(self, count: int) -> None:
+        """Wait until publishers were refused so many more times."""
+        goal = self.refused + count
+        async with asyncio.timeout(PATIENCE):
+            while self.refused < goal:
+                await asyncio.sleep(0.005)
+
     async def _publish(self, line: int) -> None:
         for number in itertools.count():
             if self._stopped.is_set():
