@@ -10,7 +10,8 @@ class Proxy:
     """Forwards connections to a port of the loopback.
 
     `lose_reply_to`: the next request that contains these bytes is forwarded, and its connection cut instead of passing
-    the reply on. `silent`: requests are forwarded, replies kept back. `down`: connections are refused.
+    the reply on. `silent`: requests are forwarded, replies kept back. `down`: connections are refused. `latency`:
+    seconds that everything takes each way. `stalled`: while it is set, nothing is passed on in either direction.
     """
 
     def __init__(self, target: int) -> None:
@@ -18,7 +19,10 @@ class Proxy:
         self.port = 0
         self.lose_reply_to: bytes | None = None
         self.silent = False
+        self.latency = 0.0
         self.lost = 0
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -33,6 +37,23 @@ class Proxy:
 
     async def __aexit__(self, *_: object) -> None:
         await self.down()
+
+    @property
+    def stalled(self) -> bool:
+        return not self._flowing.is_set()
+
+    @stalled.setter
+    def stalled(self, value: bool) -> None:
+        if value:
+            self._flowing.clear()
+        else:
+            self._flowing.set()
+
+    async def _travel(self) -> None:
+        """Take the time that the network takes."""
+        await self._flowing.wait()
+        if self.latency:
+            await asyncio.sleep(self.latency)
 
     async def up(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -82,6 +103,7 @@ class Proxy:
                 self.lose_reply_to = None
                 self.lost += 1
                 doomed.set()
+            await self._travel()
             writer.write(data)
             await writer.drain()
         raise ConnectionResetError
@@ -90,6 +112,7 @@ class Proxy:
         while data := await reader.read(1 << 16):
             if doomed.is_set():
                 break
+            await self._travel()
             if not self.silent:
                 writer.write(data)
                 await writer.drain()

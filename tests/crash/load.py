@@ -16,12 +16,27 @@ PATIENCE = 120.0
 """Seconds for what must come to an end."""
 
 
+def chain(url: str, **settings: Any) -> Workflow:
+    """Return a workflow that passes on what is published as `a`: a → b → c."""
+    app = Workflow("chain", store=url, **{"visibility_timeout": 2.0, "timeout": 5.0, **settings})
+
+    @app.step("a")
+    async def first(event: Event, ctx: Context) -> None:
+        await ctx.publish("b", event.data, subject=event.subject)
+
+    @app.step("b")
+    async def second(event: Event, ctx: Context) -> None:
+        await ctx.publish("c", event.data, subject=event.subject)
+
+    return app
+
+
 class Load:
-    """Publishers that go on whatever happens, and a workflow that passes on what they say: a → b → c."""
+    """Publishers that go on whatever happens, and a workflow that passes on what they say."""
 
     def __init__(self, url: str, *, publishers: int = 4, pause: float = 0.001, **settings: Any) -> None:
         """Each of the `publishers` waits `pause` seconds after each event; `settings` are those of the workflow."""
-        self.app = Workflow("chain", store=url, **{"visibility_timeout": 2.0, "timeout": 5.0, **settings})
+        self.app = chain(url, **settings)
         self.returned: list[str] = []
         self.refused = 0
         """How often a publisher was told that its event is not stored, or that nobody knows."""
@@ -29,14 +44,6 @@ class Load:
         self._publishers = publishers
         self._pause = pause
         self._stopped = asyncio.Event()
-
-        @self.app.step("a")
-        async def first(event: Event, ctx: Context) -> None:
-            await ctx.publish("b", event.data, subject=event.subject)
-
-        @self.app.step("b")
-        async def second(event: Event, ctx: Context) -> None:
-            await ctx.publish("c", event.data, subject=event.subject)
 
     @asynccontextmanager
     async def running(self, counted: Toll) -> AsyncIterator[Load]:

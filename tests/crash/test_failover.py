@@ -26,10 +26,11 @@ async def test_a_replica_that_takes_over_has_everything_that_was_confirmed_as_re
         config["include"] = str(tmp_path / "old")
         Path(config["include"]).write_text('rename-command WAITAOF ""\n')
     async with (
-        running_server(tmp_path / "a", **config) as primary,
-        running_server(tmp_path / "b", **config) as replica,
-        Proxy(primary.port) as name,
+        running_server(tmp_path / "a", **config) as first,
+        running_server(tmp_path / "b", **config) as second,
+        Proxy(first.port) as name,
     ):
+        primary, replica = first, second
         replicate(replica, "127.0.0.1", str(primary.port))
         await says(replica, "INFO", "replication", reply=b"master_link_status:up")
         with toll(FAULT, f"Valkey, {waiting}") as counted:

@@ -47,10 +47,9 @@ async def test_a_full_disk_under_the_server_costs_nothing_but_time(
 ) -> None:
     """Under `everysec` the server refuses writes meanwhile; under `always` it ends itself, and is started again."""
     monkeypatch.setenv("AG06_JOURNAL", "off")
-    with disk("disk" if "disk" in KINDS else "files", tmp_path / "disk", MEGABYTES) as small:
-        async with running_server(small.directory, appendonly="yes", appendfsync=appendfsync) as server:
-            if "disk" not in KINDS:
-                small = ServerFiles(server)
+    with disk("disk" if "disk" in KINDS else "files", tmp_path / "disk", MEGABYTES) as place:
+        async with running_server(place.directory, appendonly="yes", appendfsync=appendfsync) as server:
+            small = place if "disk" in KINDS else ServerFiles(server)
             with toll(FAULT, f"Valkey, {appendfsync}") as counted:
                 async with Load(server.url).running(counted) as load:
                     await fill_again_and_again(small, load, counted, server)
