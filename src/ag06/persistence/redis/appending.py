@@ -12,10 +12,10 @@ import msgspec
 from ag06.errors import AG06Error, OutcomeUnknown, StoreUnavailable
 from ag06.persistence.log import Appended, Durability, Record
 from ag06.persistence.redis.address import Address
-from ag06.persistence.redis.durability import check_waited, waiting_command
+from ag06.persistence.redis.durability import Sync, confirm, find_sync
 from ag06.persistence.redis.receipts import Call, Doubt, Receipts
 from ag06.persistence.redis.records import Chunk, cut_chunks, doubt
-from ag06.persistence.redis.wire import Command, Wire
+from ag06.persistence.redis.wire import Wire
 
 _logger = logging.getLogger("ag06.persistence.redis")
 
@@ -60,7 +60,7 @@ class Appender:
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._tail: Command | None = None
+        self._sync: Sync | None = None
         self._checked = False
         self._closed = False
 
@@ -68,7 +68,7 @@ class Appender:
         """Connect and check that the server can give the level; raise `StoreUnavailable`, `ConfigurationError`."""
         wire = self._lanes[0].wire
         if not self._checked:
-            self._tail = await waiting_command(wire, self._level)
+            self._sync = await find_sync(wire, self._level)
             self._checked = True
         await wire.open()
 
@@ -164,9 +164,9 @@ class Appender:
         chunks = cut_chunks([(waiting.records, waiting.max_backlog) for waiting in callers])
         calls = [Call(chunk.script, (), chunk.arguments(), chunk.ids) for chunk in chunks]
         try:
-            replies = await lane.receipts.send(calls, self._tail)
-            if self._tail is not None:
-                check_waited(self._tail, replies.pop(), lane.wire.address.shown)
+            replies = await lane.receipts.send(calls, None if self._sync is None else self._sync.command)
+            if self._sync is not None:
+                await confirm(self._sync, lane.wire, replies.pop())
         except OutcomeUnknown as error:
             error.doubts = _doubts(lane.receipts, chunks)
             raise

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown
+import msgspec
+
+from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreUnavailable
 from ag06.persistence.log import Durability
 from ag06.persistence.redis.wire import Command, Wire
 
@@ -12,15 +15,30 @@ _KEEPS_ALL = "noeviction"
 
 _NO_DISK = "it has no append-only file (appendonly no)"
 _NEVER = "it never syncs its append-only file (appendfsync no)"
-_TOO_EARLY = (
-    "its WAITAOF answers up to a second before the disk has the write under appendfsync everysec, as every Valkey does "
-    "and Redis before 8 (redis/redis#13793); set appendfsync always"
-)
 _TOO_OLD = "it is too old for WAITAOF, which came with Redis 7.2 and is in every Valkey from 7.2 on"
 
 
-async def waiting_command(wire: Wire, level: Durability) -> Command | None:
-    """Return the command to send behind a write at this level; `None`: the server's word is enough.
+_SYNC_PERIOD = 1.0
+"""How often `appendfsync everysec` syncs, in seconds."""
+_LONGEST_SYNC = 10.0
+_POLL_SECONDS = 0.005
+
+
+class Sync(msgspec.Struct, frozen=True):
+    """How to make sure of a write.
+
+    Attributes:
+        command: sent behind it; its reply says how many have it.
+        early: for a server whose reply may come before the disk has the write: how long its background tasks may take
+            to have their turn, in seconds. `None`: the reply is enough.
+    """
+
+    command: Command
+    early: float | None = None
+
+
+async def find_sync(wire: Wire, level: Durability) -> Sync | None:
+    """Return how to make sure of a write at this level; `None`: the server's word is enough.
 
     Raises `ConfigurationError` if the server cannot give this level, or would throw events away when it is full.
     """
@@ -35,16 +53,16 @@ async def waiting_command(wire: Wire, level: Durability) -> Command | None:
         (reply,) = await wire.request([("WAITAOF", 1, 0, 1)])
         if isinstance(reply, Exception):
             raise _refusal(wire, level, _why_no_disk(reply))
-        why = await _why_not_synced(wire)
-        if why is not None:
-            raise _refusal(wire, level, why)
-        return ("WAITAOF", 1, 0, millis)
+        appendfsync = await _appendfsync(wire)
+        if appendfsync == "no":
+            raise _refusal(wire, level, _NEVER)
+        return Sync(("WAITAOF", 1, 0, millis), await _turn_seconds(wire) if appendfsync == "everysec" else None)
     both, plain = await wire.request([("WAITAOF", 1, 1, 1000), ("WAIT", 1, 1000)])
     if not isinstance(both, Exception) and both[1] >= 1:
-        return ("WAITAOF", 1, 1, millis)
+        return Sync(("WAITAOF", 1, 1, millis))
     if isinstance(plain, Exception) or plain < 1:
         raise _refusal(wire, level, "no replica answers")
-    return ("WAIT", 1, millis)
+    return Sync(("WAIT", 1, millis))
 
 
 def _refusal(wire: Wire, level: Durability, why: str) -> ConfigurationError:
@@ -59,22 +77,67 @@ def _why_no_disk(error: Exception) -> str:
     return _NO_DISK if "appendonly" in text else f"WAITAOF is refused ({text})"
 
 
-async def _why_not_synced(wire: Wire) -> str | None:
-    """Return why a reply to WAITAOF would not mean that the disk has the write; `None` if it does, or nobody says."""
+async def _appendfsync(wire: Wire) -> str | None:
+    """Return the server's setting; `None` where it does not tell."""
     (reply,) = await wire.request([("CONFIG", "GET", "appendfsync")])
-    if isinstance(reply, Exception) or not reply or reply[1] == b"always":
+    return None if isinstance(reply, Exception) or not reply else str(reply[1].decode())
+
+
+async def _turn_seconds(wire: Wire) -> float | None:
+    """Return `Sync.early` for a server under `appendfsync everysec`.
+
+    Every Valkey up to 9.1 and Redis before 8 may answer `WAITAOF` when less than a second has passed since the last
+    sync, although the write is in none yet (redis/redis pull request 13793).
+    """
+    server = await _info(wire, "server")
+    if int(server.get("redis_version", "0").partition(".")[0]) >= 8:  # Valkey says 7.2.4 here, whatever it is
         return None
-    if reply[1] == b"no":
-        return _NEVER
-    version = (await _info(wire, "server")).get("redis_version", "0")  # Valkey says 7.2.4 here, whatever it is
-    return None if int(version.partition(".")[0]) >= 8 else _TOO_EARLY
+    return 1.0 / max(1, int(server.get("configured_hz", "10"))) + 0.05
 
 
-def check_waited(command: Command, reply: Any, shown: str) -> None:
+async def confirm(sync: Sync, wire: Wire, reply: Any) -> None:
+    """Return once the write that `reply` belongs to is as durable as asked for; raise `OutcomeUnknown` if it is not."""
+    check_waited(sync, reply, wire.address.shown)
+    if sync.early is None:
+        return
+    connections = wire.connections
+    try:
+        async with asyncio.timeout(_LONGEST_SYNC):
+            await asyncio.sleep(_SYNC_PERIOD + sync.early)
+            await _wait_for_sync(wire)
+            # A sync that took long has kept the next one back: that one begins within a turn.
+            await asyncio.sleep(sync.early)
+            await _wait_for_sync(wire)
+    except TimeoutError:
+        raise OutcomeUnknown(
+            f"{wire.address.shown} stored the write, but did not sync it within {_LONGEST_SYNC:g} s"
+        ) from None
+    except StoreUnavailable as error:
+        raise OutcomeUnknown(f"{error}; the write was stored, whether it is on disk is unknown") from None
+    if wire.connections != connections:
+        raise OutcomeUnknown(f"{wire.address.shown} was lost before the write was on its disk; the outcome is unknown")
+
+
+async def _wait_for_sync(wire: Wire) -> None:
+    """Wait until no sync is under way or queued."""
+    while True:
+        (reply,) = await wire.request([("INFO", "persistence")])
+        if isinstance(reply, Exception):
+            raise OutcomeUnknown(f"{wire.address.shown} does not tell whether the write is on disk: {reply}")
+        state = _pairs(reply)
+        if state.get("aof_last_write_status", "ok") != "ok":
+            raise OutcomeUnknown(f"{wire.address.shown} could not sync its append-only file; look at its log")
+        if state.get("aof_pending_bio_fsync", "0") == "0":
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def check_waited(sync: Sync, reply: Any, shown: str) -> None:
     """Raise `OutcomeUnknown` unless `reply` says that the level was reached in time."""
     if isinstance(reply, Exception):
         raise OutcomeUnknown(f"{shown} stored the write, but could not make it durable: {reply}")
     reached = reply if isinstance(reply, list) else [reply]
+    command = sync.command
     wanted = command[1 : 1 + len(reached)]
     if any(got < least for got, least in zip(reached, wanted, strict=True)):
         raise OutcomeUnknown(f"{shown} stored the write, but did not say in time that it is durable ({command[0]})")
@@ -106,7 +169,9 @@ async def _refused_levels(wire: Wire, policy: str) -> list[str]:
     if policy != _KEEPS_ALL:
         return [f"durability='fsync' and 'replicated' are refused here (maxmemory-policy {policy})"]
     (reply,) = await wire.request([("WAITAOF", 1, 0, 1)])
-    why = _why_no_disk(reply) if isinstance(reply, Exception) else await _why_not_synced(wire)
+    why = _why_no_disk(reply) if isinstance(reply, Exception) else None
+    if why is None and await _appendfsync(wire) == "no":
+        why = _NEVER
     return [] if why is None else [f"durability='fsync' is refused here: {why}"]
 
 
@@ -133,6 +198,9 @@ async def _settings(wire: Wire) -> tuple[dict[str, str], dict[str, str]]:
 
 
 async def _info(wire: Wire, section: str) -> dict[str, str]:
-    text: bytes = await wire.run_command("INFO", section)
+    return _pairs(await wire.run_command("INFO", section))
+
+
+def _pairs(text: bytes) -> dict[str, str]:
     lines = (line.partition(":") for line in text.decode().splitlines())
     return {key: value for key, _, value in lines}

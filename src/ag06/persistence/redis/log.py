@@ -186,14 +186,14 @@ class RedisLog:
     async def _note_archive(self, url: str, here: int) -> None:
         noting = self._control.call(script("archive"), url, here)
         try:
-            waiting = await durable.waiting_command(self._control, self._durability)
+            sync = await durable.find_sync(self._control, self._durability)
         except ConfigurationError as error:  # it gave this level when the log was opened: an outage
             raise StoreUnavailable(f"{error}; nothing was done") from None
-        if waiting is None:
+        if sync is None:
             await self._control.ask(noting)
         else:
-            _, waited = await self._control.ask(noting, waiting)
-            durable.check_waited(waiting, waited, self._address.shown)
+            _, waited = await self._control.ask(noting, sync.command)
+            await durable.confirm(sync, self._control, waited)
 
     async def lead(self, role: str, holder: str, seconds: float) -> bool:
         """Take or renew the leadership of a role for `seconds`, 0: give it up; see `EventLog.lead`."""

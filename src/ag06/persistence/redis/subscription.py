@@ -11,11 +11,11 @@ import msgspec
 from ag06.errors import StoreError
 from ag06.persistence.log import Acknowledge, Delivery, Durability, Settlement
 from ag06.persistence.redis.address import Address
-from ag06.persistence.redis.durability import check_waited, waiting_command
+from ag06.persistence.redis.durability import Sync, check_waited, find_sync
 from ag06.persistence.redis.receipts import Call, Receipts
 from ag06.persistence.redis.receiving import Receiver, Recovery, hand_back
 from ag06.persistence.redis.settling import Work, split_work
-from ag06.persistence.redis.wire import BlockingWire, Command, GroupLost, Wire
+from ag06.persistence.redis.wire import BlockingWire, GroupLost, Wire
 
 _PAGE = 500
 _SLACK = 64
@@ -60,7 +60,7 @@ class RedisSubscription:
         self._turn = asyncio.Lock()
         self._nudges: set[asyncio.Task[None]] = set()
         self._checked = False
-        self._tail: Command | None = None
+        self._sync: Sync | None = None
         self._closed = False
 
     async def fetch(self, limit: int, wait: float) -> list[Delivery]:
@@ -102,14 +102,15 @@ class RedisSubscription:
         if event_type is None:
             return [False] * len(work.places)
         call = Call("commit", (self._group, event_type), (self._worker, self._bound(), *work.packed()))
-        reply, *waited = await self._receipts.send([call], self._tail)
+        reply, *waited = await self._receipts.send([call], None if self._sync is None else self._sync.command)
         if isinstance(reply, Exception):
             error = self._settling.explain(reply)
             if isinstance(error, GroupLost):
                 return [False] * len(work.places)
             raise error
-        if self._tail is not None:
-            check_waited(self._tail, waited[0], self._settling.address.shown)
+        if self._sync is not None:
+            # Where that says so too early and power is lost, outputs and acknowledgement are gone together: done again.
+            check_waited(self._sync, waited[0], self._settling.address.shown)
         return work.accepted(*reply)
 
     async def mark_started(self, deliveries: Sequence[Delivery]) -> None:
@@ -190,7 +191,7 @@ class RedisSubscription:
     async def _find_type(self) -> str | None:
         """Return what the group listens to, or `None` if the store does not know the group; make sure of durability."""
         if not self._checked:
-            self._tail = await waiting_command(self._settling, self._durability)
+            self._sync = await find_sync(self._settling, self._durability)
             self._checked = True
         if self._receiver.event_type is not None:
             return self._receiver.event_type
