@@ -213,6 +213,31 @@ async def test_a_discarded_dead_letter_is_gone(log: EventLog) -> None:
     assert await log.retry_dead_letters([(letters[0].group, letters[0].event_id)]) == 0
 
 
+async def test_dead_letters_are_paged_through_in_order_while_some_are_taken_away(log: EventLog) -> None:
+    """Many were buried in one moment, some of them by another step: a place behind a letter that is gone is no gap."""
+    subscription = await registered(log)
+    await log.register("shop", [StepSpec("shop.ship", TYPE, "beginning")])
+    other = log.subscribe("shop.ship", "w1", 30)
+    await log.append([record(n) for n in range(450)])
+    for end, group in ((subscription, GROUP), (other, "shop.ship")):
+        deliveries = await collect(end, 450)
+        assert await end.commit([Bury(delivery, failure()) for delivery in deliveries[:350]]) == [True] * 350, group
+    whole = await log.dead_letters(limit=10_000)
+    assert len({letter.place for letter in whole}) == 700
+    paged: list[tuple[str, str]] = []
+    after = ""
+    while page := await log.dead_letters(GROUP, 40, after):
+        paged += [(letter.group, letter.event_id) for letter in page]
+        after = page[-1].place
+        await log.discard_dead_letters([(letter.group, letter.event_id) for letter in page[1:]])
+    assert paged == [(letter.group, letter.event_id) for letter in whole if letter.group == GROUP]
+    (first, *_) = await log.dead_letters(GROUP, 1)
+    await log.retry_dead_letters([(GROUP, first.event_id)])
+    assert first.event_id not in {letter.event_id for letter in await log.dead_letters(GROUP)}
+    assert len(await log.dead_letters("shop.ship", 10_000)) == 350
+    assert await log.dead_letters(None, 10, whole[-1].place) == []
+
+
 async def test_a_new_workflow_begins_at_the_beginning_and_a_later_step_at_the_end(log: EventLog) -> None:
     await log.append([record(1)])
     first = await registered(log, group="shop.bill")

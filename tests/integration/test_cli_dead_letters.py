@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +92,45 @@ async def test_all_dead_letters_of_a_step_are_retried_or_discarded(shop: Shop, s
     assert ag06("dead-letters", "list", "--json", *store, cwd=tmp_path).json == []
 
 
+async def test_filters_choose_what_is_listed_retried_and_discarded(shop: Shop, store_url: str, tmp_path: Path) -> None:
+    def run(*words: str) -> Any:
+        ended = ag06("dead-letters", *words, "--json", "--store", store_url, cwd=tmp_path)
+        assert ended.code == 0, ended
+        return ended.json
+
+    def listed(*filters: str) -> set[int]:
+        return {letter["event"]["data"]["price"] for letter in run("list", *filters)}
+
+    ids = await shop.process(-1, -2, -3)
+    everything = {-1, -2, -3}
+    for filters in (["--type", "order.placed"], ["--reason", "rejected"], ["--error", "Reject"], ["--since", "1h"]):
+        assert listed(*filters) == everything, filters
+    for filters in (["--type", "x"], ["--reason", "failed"], ["--error", "ValueError"], ["--until", "1h"]):
+        assert listed(*filters) == set(), filters
+    assert listed(ids[0], ids[2]) == {-1, -3}
+    assert run("retry", "--error", "ValueError") == {"found": 0, "retried": 0}
+    assert run("discard", "--reason", "failed") == {"found": 0, "discarded": 0}
+    assert run("retry", ids[0], "--reason", "rejected") == {"found": 1, "retried": 1}
+    assert listed() == {-2, -3}
+    assert run("discard", "--step", "shop.bill", "--since", "1h", "--yes") == {"found": 2, "discarded": 2}
+    assert listed() == set()
+
+
+@ON_SQLITE
+async def test_more_than_a_thousand_dead_letters_are_listed_retried_and_discarded(
+    shop: Shop, store_url: str, tmp_path: Path
+) -> None:
+    store = ["--store", store_url]
+    await shop.process(*range(-1100, 0))
+    listed = ag06("dead-letters", "list", "--limit", 5000, "--json", *store, cwd=tmp_path).json
+    assert {letter["event"]["data"]["price"] for letter in listed} == set(range(-1100, 0))
+    last = listed[-1]["event"]["id"]
+    assert last in ag06("dead-letters", "show", last, *store, cwd=tmp_path).out
+    assert ag06("dead-letters", "retry", "--reason", "rejected", *store, cwd=tmp_path).out == "1100 delivered again\n"
+    await shop.process()
+    assert ag06("dead-letters", "discard", "--all", "--yes", *store, cwd=tmp_path).out == "1100 discarded\n"
+
+
 @ON_SQLITE
 @pytest.mark.parametrize(
     ("command", "told"),
@@ -99,6 +139,9 @@ async def test_all_dead_letters_of_a_step_are_retried_or_discarded(shop: Shop, s
         ("dead-letters retry unknown", "no dead letter of the event 'unknown'"),
         ("dead-letters discard unknown --yes", "no dead letter of the event 'unknown'"),
         ("dead-letters list --step shop.bil", "knows no step 'shop.bil'"),
+        ("dead-letters list --reason bored", "use one of failed, rejected"),
+        ("dead-letters list --since yesterday", "--since 'yesterday' is not a time"),
+        ("dead-letters discard --yes", "or --all"),
         ("dead-letters retry --all --step shop.bil", "knows no step 'shop.bil'"),
         ("steps remove shop.bil --yes", "knows no step 'shop.bil'"),
     ],

@@ -45,7 +45,7 @@ MISTAKES = {
     "validate --store nonsense": "not a URL",
     "validate --store memory://": "lives inside the process",
     "doctor --store nonsense": "not a URL",
-    "dead-letters retry": "either the ids of events, or --all",
+    "dead-letters retry": "the ids of events, filters such as --step, or --all",
     "run": "MODULE:APP",
     "run good.py": "not MODULE:APP",
     "run .good:app": "not MODULE:APP",

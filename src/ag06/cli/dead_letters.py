@@ -10,48 +10,71 @@ from rich.console import Console
 from rich.markup import escape
 
 from ag06.cli.opening import with_store
-from ag06.cli.output import JsonOption, StoreOption, YesOption, confirm, print_json, print_table, progress, say
+from ag06.cli.output import JsonOption, StoreOption, YesOption, confirm, moment, print_json, print_table, progress, say
 from ag06.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from ag06.persistence import EventStore
     from ag06.persistence.log import EventLog
-    from ag06.runtime.dead_letters import DeadLetter
+    from ag06.runtime.dead_letters import DeadLetter, DeadLetters, Filters
 
 app = typer.Typer(
     help="Events that a step gave up on.\n\nExample: ag06 dead-letters list --step shop.bill", no_args_is_help=True
 )
 
 StepOption = Annotated[str | None, typer.Option("--step", help="Only of this step, as `workflow.step`.")]
+TypeOption = Annotated[str | None, typer.Option("--type", "-t", help="Only events of this type.")]
+ReasonOption = Annotated[
+    str | None, typer.Option("--reason", help="Only for this reason: failed, rejected, invalid, worker_died.")
+]
+ErrorOption = Annotated[str | None, typer.Option("--error", help="Only where the last error was of this class.")]
+SinceOption = Annotated[
+    str | None,
+    typer.Option("--since", help="Last failed then or later: ISO 8601, epoch seconds, or how long ago: 15m."),
+]
+UntilOption = Annotated[str | None, typer.Option("--until", help="Last failed before that.")]
 IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="[EVENT_ID]...", help="Ids of events.")]
-AllOption = Annotated[bool, typer.Option("--all", help="All of them, or all of --step.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All of them.")]
 _MOST = 1_000_000
-_BATCH = 500
+_BATCH = 200
 
 
-async def _find(events: EventStore, step: str | None, limit: int = _MOST) -> list[DeadLetter]:
-    """Return the dead letters of a step, or of all; a step that nobody knows is a mistake, not an empty result."""
-    from ag06.runtime.dead_letters import list_dead_letters
+async def _letters(events: EventStore, filters: Filters) -> DeadLetters:
+    """Return the dead letters of a store; a step that nobody knows is a mistake, not an empty result."""
+    from ag06.runtime.dead_letters import DeadLetters
 
-    log = await events.log()
-    letters = await list_dead_letters(log, step, limit)
-    if step is not None and not letters and step not in {group.group for group in await log.groups()}:
-        raise ConfigurationError(f"the store knows no step {step!r}; see: ag06 steps list")
+    letters = DeadLetters(events.log)
+    step = filters.get("step")
+    if step is not None:
+        log = await events.log()
+        if step not in {group.group for group in await log.groups()} and not await letters.list(1, step=step):
+            raise ConfigurationError(f"the store knows no step {step!r}; see: ag06 steps list")
     return letters
 
 
 @app.command("list")
 def list_letters(
-    step: StepOption = None,
+    event_ids: IdsArgument = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=_MOST, help="At most so many, oldest first.")] = 100,
+    step: StepOption = None,
+    event_type: TypeOption = None,
+    reason: ReasonOption = None,
+    error: ErrorOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show dead letters, oldest first.
 
-    Example: ag06 dead-letters list --step shop.bill
+    Example: ag06 dead-letters list --step shop.bill --error ConnectionError --since 2h
     """
-    letters = with_store(store, lambda events: _find(events, step, limit))
+    filters = _filters(event_ids, step, event_type, reason, error, since, until)
+
+    async def find(events: EventStore) -> list[DeadLetter]:
+        return await (await _letters(events, filters)).list(limit, **filters)
+
+    letters = with_store(store, find)
     if json:
         print_json(letters)
         return
@@ -81,8 +104,13 @@ def show_letter(
 
     Example: ag06 dead-letters show 019ad2c8-7c5e-7000-8000-5d3f0f6f1a2b
     """
-    letters = with_store(store, lambda events: _find(events, step))
-    found = _chosen(letters, [event_id])
+    filters = _filters([event_id], step)
+
+    async def find(events: EventStore) -> list[DeadLetter]:
+        return await (await _letters(events, filters)).list(_MOST, **filters)
+
+    found = with_store(store, find)
+    _check_known([event_id], [letter.event.id for letter in found])
     if json:
         print_json(found)
         return
@@ -97,22 +125,35 @@ def show_letter(
 
 @app.command("retry")
 def retry_letters(
-    event_ids: IdsArgument = None, all_: AllOption = False, step: StepOption = None, store: StoreOption = None
+    event_ids: IdsArgument = None,
+    all_: AllOption = False,
+    step: StepOption = None,
+    event_type: TypeOption = None,
+    reason: ReasonOption = None,
+    error: ErrorOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    store: StoreOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Deliver dead letters again, each to the step that gave up on it, with all its attempts.
 
-    Example: ag06 dead-letters retry --all --step shop.bill
+    Example: ag06 dead-letters retry --step shop.bill --error ConnectionError
     """
-    from ag06.runtime.dead_letters import retry_dead_letters
+    from ag06.runtime.dead_letters import retry_keys
 
-    wanted = _ids(event_ids, all_)
+    filters = _filters(event_ids, step, event_type, reason, error, since, until)
+    _check_choice(filters, all_)
 
     async def retry(events: EventStore) -> tuple[int, int]:
-        letters = _chosen(await _find(events, step), wanted)
-        return len(letters), await _in_batches("delivered again", await events.log(), letters, retry_dead_letters)
+        keys = await _keys(events, filters, event_ids)
+        return len(keys), await _in_batches("delivered again", await events.log(), keys, retry_keys)
 
     asked, done = with_store(store, retry)
-    typer.echo(f"{done} delivered again")
+    if json:
+        print_json({"found": asked, "retried": done})
+    else:
+        typer.echo(f"{done} delivered again")
     if done < asked:
         say(f"{asked - done} were not: their step was removed or listens to another type now; see: ag06 steps list")
         raise typer.Exit(1)
@@ -123,54 +164,91 @@ def discard_letters(
     event_ids: IdsArgument = None,
     all_: AllOption = False,
     step: StepOption = None,
+    event_type: TypeOption = None,
+    reason: ReasonOption = None,
+    error: ErrorOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     store: StoreOption = None,
     yes: YesOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Delete dead letters for good; the events stay in the log.
 
-    Example: ag06 dead-letters discard 019ad2c8-7c5e-7000-8000-5d3f0f6f1a2b --yes
+    Example: ag06 dead-letters discard --step shop.bill --reason rejected --until 7d --yes
     """
-    from ag06.runtime.dead_letters import discard_dead_letters
+    from ag06.runtime.dead_letters import discard_keys
 
-    wanted = _ids(event_ids, all_)
+    filters = _filters(event_ids, step, event_type, reason, error, since, until)
+    _check_choice(filters, all_)
 
-    async def discard(events: EventStore) -> int:
-        letters = _chosen(await _find(events, step), wanted)
-        if letters:
-            confirm(f"Delete {len(letters)} dead letters for good?", yes)
-        return await _in_batches("discarded", await events.log(), letters, discard_dead_letters)
+    async def discard(events: EventStore) -> tuple[int, int]:
+        keys = await _keys(events, filters, event_ids)
+        if keys:
+            confirm(f"Delete {len(keys)} dead letters for good?", yes)
+        return len(keys), await _in_batches("discarded", await events.log(), keys, discard_keys)
 
-    typer.echo(f"{with_store(store, discard)} discarded")
+    asked, done = with_store(store, discard)
+    if json:
+        print_json({"found": asked, "discarded": done})
+    else:
+        typer.echo(f"{done} discarded")
+
+
+Key = tuple[str, str]
+
+
+async def _keys(events: EventStore, filters: Filters, event_ids: list[str] | None) -> Sequence[Key]:
+    """Return the step and event of each dead letter that is meant; an id that is none of them is a mistake."""
+    keys = await (await _letters(events, filters)).keys(**filters)
+    _check_known(event_ids or (), [event_id for _, event_id in keys])
+    return keys
 
 
 async def _in_batches(
-    what: str,
-    log: EventLog,
-    letters: Sequence[DeadLetter],
-    do: Callable[[EventLog, Sequence[DeadLetter]], Awaitable[int]],
+    what: str, log: EventLog, keys: Sequence[Key], do: Callable[[EventLog, Sequence[Key]], Awaitable[int]]
 ) -> int:
     count = 0
     with progress() as display:
-        task = display.add_task(what, total=len(letters))
-        for start in range(0, len(letters), _BATCH):
-            batch = letters[start : start + _BATCH]
+        task = display.add_task(what, total=len(keys))
+        for start in range(0, len(keys), _BATCH):
+            batch = keys[start : start + _BATCH]
             count += await do(log, batch)
             display.advance(task, len(batch))
     return count
 
 
-def _ids(event_ids: list[str] | None, all_: bool) -> list[str] | None:
-    """Return the chosen ids, or `None` for all; say so when the user chose neither or both."""
-    if all_ == bool(event_ids):
+def _filters(
+    event_ids: list[str] | None,
+    step: str | None,
+    event_type: str | None = None,
+    reason: str | None = None,
+    error: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+) -> Filters:
+    return {
+        "ids": event_ids or None,
+        "step": step,
+        "type": event_type,
+        "reason": reason,
+        "error": error,
+        "since": moment("--since", since),
+        "until": moment("--until", until),
+    }
+
+
+def _check_choice(filters: Filters, all_: bool) -> None:
+    """Let nobody hit every dead letter by leaving something out, or hit fewer than `--all` says."""
+    named = any(value is not None for value in filters.values())
+    if not named and not all_:
+        raise ConfigurationError("say which: the ids of events, filters such as --step, or --all")
+    if all_ and filters.get("ids"):
         raise ConfigurationError("give either the ids of events, or --all")
-    return event_ids or None
 
 
-def _chosen(letters: Sequence[DeadLetter], event_ids: list[str] | None) -> list[DeadLetter]:
-    if event_ids is None:
-        return list(letters)
-    known = {letter.event.id for letter in letters}
+def _check_known(event_ids: Sequence[str], known: Sequence[str]) -> None:
+    found = set(known)
     for event_id in event_ids:
-        if event_id not in known:
+        if event_id not in found:
             raise ConfigurationError(f"no dead letter of the event {event_id!r}; see: ag06 dead-letters list")
-    return [letter for letter in letters if letter.event.id in event_ids]

@@ -220,13 +220,18 @@ Settlement = Acknowledge | Postpone | Bury
 
 
 class StoredDeadLetter(msgspec.Struct, frozen=True):
-    """One event that a step gave up on."""
+    """One event that a step gave up on.
+
+    `place` is where it stands among all dead letters, oldest first; it keeps its place until it is retried or
+    discarded. It is the store's own.
+    """
 
     group: str
     event_id: str
     recorded_ms: int
     body: bytes
     failure: Failure
+    place: str = ""
 
 
 class Subscription(Protocol):
@@ -323,8 +328,10 @@ class EventLog(Protocol):
         """Return how the log stands."""
         ...
 
-    async def dead_letters(self, group: str | None = None, limit: int = 1000) -> list[StoredDeadLetter]:
-        """Return dead letters, oldest first."""
+    async def dead_letters(
+        self, group: str | None = None, limit: int = 1000, after: str = ""
+    ) -> list[StoredDeadLetter]:
+        """Return up to `limit` dead letters, oldest first, that stand behind the place `after`."""
         ...
 
     async def retry_dead_letters(self, letters: Sequence[tuple[str, str]]) -> int:

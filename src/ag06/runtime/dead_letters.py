@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypedDict, Unpack, get_args
 
 import msgspec
 
+from ag06.errors import ConfigurationError
 from ag06.event import Event, decode_event, from_millis
 from ag06.persistence.log import EventLog, Reason, StoredDeadLetter
+
+_PAGE = 200
+_REASONS = get_args(Reason)
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +40,116 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     last_failed: dt.datetime
 
 
+class Filters(TypedDict, total=False):
+    """Which dead letters are meant; all that is given must hold.
+
+    `step`: of this step. `type`: events of this type. `reason`, `error`: as in `DeadLetter`. `since`, `until`: the last
+    attempt failed in `[since, until)`, aware datetimes or seconds since the epoch. `ids`: these events.
+    """
+
+    step: str | None
+    type: str | None
+    reason: str | None
+    error: str | None
+    since: dt.datetime | float | None
+    until: dt.datetime | float | None
+    ids: Iterable[str] | None
+
+
+class DeadLetters:
+    """The dead letters of a workflow, or of a whole store. Reading takes pages, so there may be any number of them."""
+
+    def __init__(self, log: Callable[[], Awaitable[EventLog]], workflow: str | None = None) -> None:
+        """Look in the log that `log` returns, for `workflow` alone where one is given."""
+        self._log = log
+        self._workflow = workflow
+
+    async def read(self, **filters: Unpack[Filters]) -> AsyncIterator[DeadLetter]:
+        """Yield those that the filters name, oldest first."""
+        group, chosen = self._chosen(filters)
+        log = await self._log()
+        after = ""
+        while page := await log.dead_letters(group, _PAGE, after):
+            after = page[-1].place
+            for stored in page:
+                letter = _open(stored)
+                if chosen(letter):
+                    yield letter
+
+    async def list(self, limit: int = 1000, **filters: Unpack[Filters]) -> list[DeadLetter]:
+        """Return up to `limit` of them, oldest first."""
+        found: list[DeadLetter] = []
+        if limit > 0:
+            async for letter in self.read(**filters):
+                found.append(letter)
+                if len(found) >= limit:
+                    break
+        return found
+
+    async def retry(self, **filters: Unpack[Filters]) -> int:
+        """Deliver those that the filters name now again, each to the step that gave up on it; return how many.
+
+        An event keeps its id and its correlation and has all its attempts again. Not counted: those whose step was
+        removed from the store, or that somebody else took meanwhile.
+        """
+        return await retry_keys(await self._log(), await self.keys(**filters))
+
+    async def discard(self, **filters: Unpack[Filters]) -> int:
+        """Delete those that the filters name now for good; the events stay in the log. Return how many."""
+        return await discard_keys(await self._log(), await self.keys(**filters))
+
+    async def keys(self, **filters: Unpack[Filters]) -> Sequence[tuple[str, str]]:
+        """Return step and event id of those that the filters name: these fit into memory where letters do not."""
+        return [(letter.step, letter.event.id) async for letter in self.read(**filters)]
+
+    def _chosen(self, filters: Filters) -> tuple[str | None, Callable[[DeadLetter], bool]]:
+        """Return the group to ask the store for, if it is one, and the test for the rest of the filters."""
+        unknown = sorted(filters.keys() - Filters.__annotations__.keys())
+        if unknown:
+            raise ConfigurationError(
+                f"dead letters: no filter {unknown[0]!r}; use {', '.join(Filters.__annotations__)}"
+            )
+        group, kind = filters.get("step"), filters.get("type")
+        reason, error = filters.get("reason"), filters.get("error")
+        if reason is not None and reason not in _REASONS:
+            raise ConfigurationError(f"dead letters: reason={reason!r}; use one of {', '.join(_REASONS)}")
+        since, until = _moment("since", filters.get("since")), _moment("until", filters.get("until"))
+        ids = filters.get("ids")
+        wanted = None if ids is None else frozenset([ids] if isinstance(ids, str) else ids)
+        if self._workflow is not None and group is not None and "." not in group:
+            group = f"{self._workflow}.{group}"
+
+        def chosen(letter: DeadLetter) -> bool:
+            return (
+                (self._workflow is None or letter.step.startswith(f"{self._workflow}."))
+                and (kind is None or letter.event.type == kind)
+                and (reason is None or letter.reason == reason)
+                and (error is None or letter.error == error)
+                and (since is None or letter.last_failed >= since)
+                and (until is None or letter.last_failed < until)
+                and (wanted is None or letter.event.id in wanted)
+            )
+
+        return group, chosen
+
+
+def _moment(name: str, moment: dt.datetime | float | None) -> dt.datetime | None:
+    if isinstance(moment, dt.datetime):
+        if moment.tzinfo is None:
+            raise ConfigurationError(
+                f"dead letters: {name}={moment.isoformat()} has no time zone; use datetime.now(timezone.utc)"
+            )
+        return moment
+    if moment is None:
+        return None
+    try:
+        return from_millis(round(moment * 1000))
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigurationError(
+            f"dead letters: {name}={moment!r}; an aware datetime or seconds since the epoch"
+        ) from None
+
+
 def _open(letter: StoredDeadLetter) -> DeadLetter:
     failure = letter.failure
     return DeadLetter(
@@ -58,9 +172,19 @@ async def list_dead_letters(log: EventLog, step: str | None = None, limit: int =
 
 async def retry_dead_letters(log: EventLog, letters: Sequence[DeadLetter]) -> int:
     """Deliver each again to the step that gave up on it, with all its attempts; return how many were found."""
-    return await log.retry_dead_letters([(letter.step, letter.event.id) for letter in letters])
+    return await retry_keys(log, [(letter.step, letter.event.id) for letter in letters])
 
 
 async def discard_dead_letters(log: EventLog, letters: Sequence[DeadLetter]) -> int:
     """Delete dead letters for good; return how many were found."""
-    return await log.discard_dead_letters([(letter.step, letter.event.id) for letter in letters])
+    return await discard_keys(log, [(letter.step, letter.event.id) for letter in letters])
+
+
+async def retry_keys(log: EventLog, keys: Sequence[tuple[str, str]]) -> int:
+    """Deliver `(step, event id)` again, a bounded number in one operation of the store; return how many were found."""
+    return sum([await log.retry_dead_letters(keys[at : at + _PAGE]) for at in range(0, len(keys), _PAGE)])
+
+
+async def discard_keys(log: EventLog, keys: Sequence[tuple[str, str]]) -> int:
+    """Delete `(step, event id)`, a bounded number in one operation of the store; return how many were found."""
+    return sum([await log.discard_dead_letters(keys[at : at + _PAGE]) for at in range(0, len(keys), _PAGE)])

@@ -21,6 +21,7 @@ from ag06.persistence.event_store import EventStore
 from ag06.persistence.log import Durability, EventLog
 from ag06.persistence.outage import Outage
 from ag06.retry import Retry
+from ag06.runtime.dead_letters import DeadLetters
 from ag06.runtime.outcome import Listener
 from ag06.runtime.step import Start, Step, caller_frame, check_brackets, declare_step
 from ag06.runtime.worker import Worker
@@ -36,6 +37,7 @@ class Workflow:
     Attributes:
         name: 1 to 255 bytes without a dot; the steps' consumer groups are named `name.step`.
         events: the `EventStore` behind it, for replay and stats.
+        dead_letters: the `DeadLetters` of its steps: `.list()`, `.read()`, `.retry()`, `.discard()`.
         steps: the declared steps by name.
         knobs: the declared knobs by name.
     """
@@ -98,6 +100,7 @@ class Workflow:
             "journal": journal,
         }
         self.events = EventStore()
+        self.dead_letters = DeadLetters(self._log, name)
         self.use_store(store)
         self._registered: weakref.WeakKeyDictionary[EventLog, int] = weakref.WeakKeyDictionary()
         self._worker: Worker | None = None

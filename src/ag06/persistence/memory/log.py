@@ -199,11 +199,12 @@ class MemoryLog:
         with self._log.lock:
             return self._log.state.stats()
 
-    async def dead_letters(self, group: str | None = None, limit: int = 1000) -> list[StoredDeadLetter]:
+    async def dead_letters(
+        self, group: str | None = None, limit: int = 1000, after: str = ""
+    ) -> list[StoredDeadLetter]:
         """Return dead letters, oldest first; see the port."""
         with self._log.lock:
-            letters = [letter for letter, _ in self._log.state.dead.values() if group in (None, letter.group)]
-        return letters[:limit]
+            return self._log.state.letters(group, limit, int(after or 0))
 
     async def retry_dead_letters(self, letters: Sequence[tuple[str, str]]) -> int:
         """Deliver dead letters again; see the port."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 
 from ag06.persistence.admission import says
 from ag06.persistence.log import (
@@ -218,6 +219,7 @@ class State:
         self.groups: dict[str, Group] = {}
         self.scheduled: list[tuple[int, int, Record]] = []
         self.dead: dict[tuple[str, str], tuple[StoredDeadLetter, Entry]] = {}
+        self.buried = 0
         self.duplicates = 0
         self.position = 0
         self.archives: dict[str, None] = {}
@@ -337,9 +339,11 @@ class State:
         position = settlement.delivery.token[0]
         if isinstance(settlement, Bury):
             entry = pending.entry
+            self.buried += 1
             letter = StoredDeadLetter(
-                group.name, entry.id, entry.stored.recorded_ms, entry.stored.body, settlement.failure
+                group.name, entry.id, entry.stored.recorded_ms, entry.stored.body, settlement.failure, str(self.buried)
             )
+            self.dead.pop((group.name, entry.id), None)
             self.dead[group.name, entry.id] = (letter, entry)
             group.settle(position)
             return True
@@ -349,6 +353,11 @@ class State:
         pending.worker = None
         heapq.heappush(group.delayed, (now_ms + settlement.delay_ms, position))
         return True
+
+    def letters(self, name: str | None, limit: int, after: int) -> list[StoredDeadLetter]:
+        """Return dead letters of a group, or of all, behind the place `after`; they lie in that order."""
+        behind = (letter for letter, _ in self.dead.values() if int(letter.place) > after)
+        return list(islice((letter for letter in behind if name in (None, letter.group)), limit))
 
     def retry(self, name: str, event_id: str) -> bool:
         """Deliver a dead letter again to its group alone."""

@@ -12,6 +12,7 @@ from ag06.persistence.redis.settling import read_letter
 from ag06.persistence.redis.wire import Wire
 
 _PAGE = 200
+_APART = "\x1f"
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -24,25 +25,41 @@ class DeadLetters:
         self._prefix = wire.address.prefix
         self._registry = registry
 
-    async def read(self, group: str | None, limit: int) -> list[StoredDeadLetter]:
-        """Return up to `limit` dead letters of a group or of all, oldest first."""
+    async def read(self, group: str | None, limit: int, after: str = "") -> list[StoredDeadLetter]:
+        """Return up to `limit` dead letters of a group or of all, oldest first, behind the place `after`."""
         letters: list[StoredDeadLetter] = []
-        at = 0
-        while len(letters) < limit:
-            names = await self._wire.run_command("ZRANGE", f"{self._prefix}dead", at, at + _PAGE - 1)
-            if not names:
-                break
-            at += len(names)
-            pairs = [(owner, event_id) for owner, _, event_id in (name.decode().partition("\x1f") for name in names)]
-            pairs = [pair for pair in pairs if group in (None, pair[0])]
-            if pairs:
-                bodies = await self._wire.ask(*[("HGET", f"{self._prefix}dead:{owner}", key) for owner, key in pairs])
+        while len(letters) < limit and (places := await self._places(after)):
+            after = places[-1]
+            keys = [(place, *place.partition(" ")[2].split(_APART, 1)) for place in places]
+            keys = [key for key in keys if group in (None, key[1])]
+            if keys:
+                bodies = await self._wire.ask(
+                    *[("HGET", f"{self._prefix}dead:{owner}", name) for _, owner, name in keys]
+                )
                 letters += [
-                    read_letter(owner, event_id, packed)
-                    for (owner, event_id), packed in zip(pairs, bodies, strict=True)
+                    read_letter(owner, event_id, packed, place)
+                    for (place, owner, event_id), packed in zip(keys, bodies, strict=True)
                     if packed is not None
                 ]
         return letters[:limit]
+
+    async def _places(self, after: str) -> list[str]:
+        """Return the next places behind one: when a dead letter was buried, in milliseconds, and its name.
+
+        Of one millisecond there may be more than a page; they stand in the order of their names.
+        """
+        least, skip = after.partition(" ")[0] or "-inf", 0
+        key = f"{self._prefix}dead"
+        while True:
+            reply = await self._wire.run_command(
+                "ZRANGEBYSCORE", key, least, "+inf", "WITHSCORES", "LIMIT", skip, _PAGE
+            )
+            pairs = list(zip(reply[::2], reply[1::2], strict=True))
+            places = [f"{int(float(score))} {name.decode()}" for name, score in pairs]
+            behind = [place for place in places if _order(place) > _order(after)]
+            if behind or len(pairs) < _PAGE:
+                return behind
+            skip += _PAGE
 
     async def retry(self, letters: Sequence[tuple[str, str]]) -> int:
         """Deliver letters again to the group that gave up on them; return how many were found."""
@@ -64,3 +81,9 @@ class DeadLetters:
         for at in range(0, len(letters), _PAGE):
             found += await self._wire.run("discard", _pack(list(letters[at : at + _PAGE])))
         return found
+
+
+def _order(place: str) -> tuple[int, bytes]:
+    """Return what orders places as the server does."""
+    buried, _, name = place.partition(" ")
+    return int(buried or -1), name.encode()

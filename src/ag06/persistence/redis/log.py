@@ -150,9 +150,11 @@ class RedisLog:
         """Return how the log stands."""
         return await self._registry.stats()
 
-    async def dead_letters(self, group: str | None = None, limit: int = 1000) -> list[StoredDeadLetter]:
-        """Return dead letters, oldest first."""
-        return await self._letters.read(group, limit)
+    async def dead_letters(
+        self, group: str | None = None, limit: int = 1000, after: str = ""
+    ) -> list[StoredDeadLetter]:
+        """Return dead letters, oldest first; see `EventLog.dead_letters`."""
+        return await self._letters.read(group, limit, after)
 
     async def retry_dead_letters(self, letters: Sequence[tuple[str, str]]) -> int:
         """Deliver `(group, event id)` again to that group alone, attempts at zero; return how many were found."""

@@ -109,7 +109,7 @@ def _letter(settlement: Bury) -> tuple[str, str]:
     return event_id or delivery.token, _letters.encode(letter).decode()
 
 
-def read_letter(group: str, event_id: str, packed: bytes) -> StoredDeadLetter:
-    """Return a dead letter as it was stored."""
+def read_letter(group: str, event_id: str, packed: bytes, place: str) -> StoredDeadLetter:
+    """Return a dead letter as it was stored, standing at `place`."""
     recorded_ms, _, body, _, failure = _unpack_letter(packed)
-    return StoredDeadLetter(group, event_id, recorded_ms, body.encode(), Failure(*failure))
+    return StoredDeadLetter(group, event_id, recorded_ms, body.encode(), Failure(*failure), place)

@@ -238,9 +238,11 @@ class SqliteLog:
         """Return how the log stands; see the port."""
         return await self.read_with(reading.stats)
 
-    async def dead_letters(self, group: str | None = None, limit: int = 1000) -> list[StoredDeadLetter]:
+    async def dead_letters(
+        self, group: str | None = None, limit: int = 1000, after: str = ""
+    ) -> list[StoredDeadLetter]:
         """Return dead letters, oldest first; see the port."""
-        return await self.read_with(lambda connection: reading.dead_letters(connection, group, limit))
+        return await self.read_with(lambda connection: reading.dead_letters(connection, group, limit, after))
 
     async def retry_dead_letters(self, letters: Sequence[tuple[str, str]]) -> int:
         """Deliver dead letters again; see the port."""

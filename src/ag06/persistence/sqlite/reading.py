@@ -167,13 +167,19 @@ def stats(connection: sqlite3.Connection) -> LogStats:
     )
 
 
-def dead_letters(connection: sqlite3.Connection, group: str | None, limit: int) -> list[StoredDeadLetter]:
-    """Return dead letters, oldest first."""
+def dead_letters(
+    connection: sqlite3.Connection, group: str | None, limit: int, after: str = ""
+) -> list[StoredDeadLetter]:
+    """Return dead letters behind the place `after`, oldest first."""
     rows = connection.execute(
-        "SELECT grp, id, seq, body, failure FROM dead_letters WHERE ?1 IS NULL OR grp = ?1 ORDER BY n LIMIT ?2",
-        (group, limit),
+        "SELECT grp, id, seq, body, failure, n FROM dead_letters WHERE n > ?3 AND (?1 IS NULL OR grp = ?1) "
+        "ORDER BY n LIMIT ?2",
+        (group, limit, int(after or 0)),
     ).fetchall()
-    return [StoredDeadLetter(grp, id_, seq >> 20, body, _decode_failure(why)) for grp, id_, seq, body, why in rows]
+    return [
+        StoredDeadLetter(grp, id_, seq >> 20, body, _decode_failure(why), str(n))
+        for grp, id_, seq, body, why, n in rows
+    ]
 
 
 def _one(connection: sqlite3.Connection, statement: str, *parameters: object) -> int:
