@@ -310,22 +310,25 @@ class JournaledLog(PassingLog):
             try:
                 async with self.breaker:
                     await self._reach()
-                    await self._next()
-                self._problem = None
+                    went_on = await self._next()
+                if went_on:
+                    self._problem = None
             except CircuitOpen as error:
                 await asyncio.sleep(max(0.001, error.retry_after))
             except StoreUnavailable as error:
                 await self._waits(error)
             except Exception as error:
-                if not isinstance(error, AG06Error):
-                    _logger.exception("draining the journal failed; it is tried again")
+                if _words(error) != self._problem:
+                    known = isinstance(error, AG06Error)
+                    # A traceback only where nothing but that says what happened.
+                    _logger.error("draining the journal failed, it is tried again: %s", error, exc_info=not known)  # noqa: TRY400
                 await self._waits(error)
                 await asyncio.sleep(PROBE_SECONDS)  # the breaker stays closed for it
         self._outage.over()
 
     async def _waits(self, error: Exception) -> None:
         """Note why nothing can be handed on; let those who wait in memory go, if a disk takes their events by now."""
-        self._problem = str(error) or repr(error)
+        self._problem = _words(error)
         self._outage.failed(error)
         try:
             while (call := self._room.first()) is not None:
@@ -345,17 +348,20 @@ class JournaledLog(PassingLog):
             await self._inner.register(workflow, steps)
             del self._steps[workflow]
 
-    async def _next(self) -> None:
-        """Hand on a page, of orphans first; where little is left, and the store takes what it is given, switch over."""
+    async def _next(self) -> bool:
+        """Hand on a page, of orphans first; where little is left, switch over. Return whether the store took it."""
         if self._orphans:
-            if not await self._draining.some(self._orphans[0]):
-                await self._orphans[0].close()
-                self._orphans.popleft()
-            return
-        trial = self.breaker.state != "closed"  # nobody must wait for a store that may not answer
-        if self._file is None or not await self._draining.some(self._file, leave_last=not trial):
+            if await self._draining.some(self._orphans[0]):
+                return True
+            await self._orphans[0].close()
+            self._orphans.popleft()
+            return self._direct
+        if self.breaker.state != "closed":  # a trial: nobody must wait for it
+            return self._file is not None and await self._draining.some(self._file)
+        if self._file is None or not await self._draining.some(self._file, leave_last=True):
             async with _within(_GATE_SECONDS):
                 await self._switch_over()
+        return True
 
     async def _switch_over(self) -> None:
         """Drain the rest while new events wait, so that the journal is truly empty when they go straight again."""
@@ -376,6 +382,10 @@ class JournaledLog(PassingLog):
         finally:
             self._gate = None
             gate.set()
+
+
+def _words(error: Exception) -> str:
+    return str(error) or repr(error)
 
 
 def _stamped(records: Sequence[Record], error: StoreUnavailable | None, now_ms: int) -> list[Record]:
