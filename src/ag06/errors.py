@@ -31,6 +31,23 @@ class InvalidEvent(AG06Error, ValueError):  # noqa: N818 - a public name of the 
         return type(self), (self.field, self.problem)
 
 
+class InvalidMetric(ConfigurationError, ValueError):  # noqa: N818 - reads as what is wrong
+    """A metric's name, label, kind or value is wrong; nothing was counted.
+
+    Attributes:
+        metric: the name of the metric at fault.
+    """
+
+    def __init__(self, metric: str, problem: str) -> None:
+        """Name the `metric` at fault and the `problem` with it."""
+        super().__init__(f"metric {metric}: {problem}")
+        self.metric = metric
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[InvalidMetric], tuple[str, str]]:
+        return type(self), (self.metric, self.problem)
+
+
 class StoreError(AG06Error):
     """The store could not do what was asked."""
 

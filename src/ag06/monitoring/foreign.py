@@ -1,0 +1,104 @@
+"""What the user counts with prometheus_client, in its default registry, is exposed as well. Its only import.
+
+Where the user never imported it there is nothing of theirs in it, and it is not imported here either. Collectors may be
+slow and may block: they run in threads that nobody waits for longer than `TIMEOUT`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import threading
+import time
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from ag06.monitoring.exposition import OPENMETRICS
+
+TIMEOUT = 5.0
+MOST_THREADS = 4
+_END = b"# EOF\n"
+
+_logger = logging.getLogger("ag06.monitoring")
+
+
+class Foreign:
+    """Metrics of the default registry of prometheus_client."""
+
+    def __init__(self) -> None:
+        """Nothing is collected before it is asked for."""
+        self._collecting = 0
+        self._lock = threading.Lock()
+        self._warned: set[str] = set()
+
+    def text(self, content_type: str, taken: Collection[str]) -> bytes:
+        """Return the exposition of all metrics whose name is not `taken`; without what a failing collector hides."""
+        if "prometheus_client" not in sys.modules:
+            return b""
+        parts: list[bytes] = []
+        try:
+            parts.extend(self._parts(content_type, taken))
+        except Exception as error:  # noqa: BLE001 - a collector is the user's code, and must not cost the other metrics
+            self._warn(f"a collector of prometheus_client failed, its metrics and further ones are missing: {error!r}")
+        return b"".join(parts)
+
+    def _parts(self, content_type: str, taken: Collection[str]) -> Iterator[bytes]:
+        import prometheus_client
+        from prometheus_client.openmetrics import exposition as openmetrics
+
+        render: Any = openmetrics if content_type == OPENMETRICS else prometheus_client
+        for metric in prometheus_client.REGISTRY.collect():
+            if metric.name in taken:
+                self._warn(f"metric {metric.name} of prometheus_client is not exposed: the name is taken")
+                continue
+            yield render.generate_latest(_One(metric)).removesuffix(_END)
+            time.sleep(0)  # let the event loop have its turn
+
+    async def collect(self, content_type: str, taken: Collection[str]) -> bytes:
+        """Return `text`, made in a thread; nothing if that takes longer than `TIMEOUT`."""
+        if "prometheus_client" not in sys.modules:
+            return b""
+        if self._collecting >= MOST_THREADS:
+            self._warn("collectors of prometheus_client hang; their metrics are missing")
+            return b""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bytes] = loop.create_future()
+
+        def tell(text: bytes) -> None:
+            if not answer.done():
+                answer.set_result(text)
+
+        def run() -> None:
+            try:
+                text = self.text(content_type, taken)
+            finally:
+                with self._lock:
+                    self._collecting -= 1
+            with contextlib.suppress(RuntimeError):  # the loop ended meanwhile
+                loop.call_soon_threadsafe(tell, text)
+
+        with self._lock:
+            self._collecting += 1
+        threading.Thread(target=run, name="ag06 foreign metrics", daemon=True).start()
+        try:
+            return await asyncio.wait_for(answer, TIMEOUT)
+        except TimeoutError:
+            self._warn(f"collectors of prometheus_client took longer than {TIMEOUT:.0f} s; their metrics are missing")
+            return b""
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned and len(self._warned) < 100:
+            self._warned.add(text)
+            _logger.warning("%s", text)
+
+
+class _One:
+    """A registry with a single metric."""
+
+    def __init__(self, metric: object) -> None:
+        self._metric = metric
+
+    def collect(self) -> list[object]:
+        return [self._metric]

@@ -1,0 +1,182 @@
+"""The facade `observability`: what a process counts, how it stands, what it says, how fast it is."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ag06.monitoring import instruments
+from ag06.monitoring.exposition import Renderer, end, finished, negotiate, sliced, snapshot, spread
+from ag06.monitoring.foreign import Foreign
+from ag06.monitoring.merging import ProcessGroup, join_group
+from ag06.monitoring.metrics import Reading, Registry
+from ag06.monitoring.names import Kind
+
+if TYPE_CHECKING:
+    from ag06.monitoring.health import HealthRegistry
+
+_logger = logging.getLogger("ag06.monitoring")
+
+_METHODS: Mapping[Kind, str] = {"counter": "inc", "gauge": "set", "histogram": "observe", "summary": "observe"}
+
+
+class MetricsFacade:
+    """Metrics by name: `x` is `ag06_workflow_x` with the suffix of the metric. Full names are understood as well.
+
+    A name that was never declared is declared by its first use, with the kind of that use. A mistake raises
+    `InvalidMetric`, or is a counted warning (see `tolerate_mistakes`). What is called for each event is bound once:
+    `registry.counter("x", "What it counts.", ("a",)).labels("1").inc`.
+
+    Attributes:
+        registry: declares metrics with help, labels and buckets.
+    """
+
+    def __init__(self, registry: Registry, directory: Path | None = None, foreign: Foreign | None = None) -> None:
+        """Count in `registry`. Where processes share `directory`, what is shown are the sums of all of them."""
+        self.registry = registry
+        self._group = ProcessGroup(directory) if directory else None
+        self._foreign = foreign or Foreign()
+        self._renderer = Renderer()
+        self._counters: dict[str, Callable[[float], None]] = {}
+        self._gauges: dict[str, Callable[[float], None]] = {}
+        self._histograms: dict[str, Callable[[float], None]] = {}
+        self._summaries: dict[str, Callable[[float], None]] = {}
+
+    def increment_counter(self, name: str, value: float = 1.0, labels: Mapping[str, object] | None = None) -> None:
+        """Add `value`, 0 or more, to a counter."""
+        if labels is None:
+            bound = self._counters.get(name)
+            if bound is not None:
+                bound(value)
+                return
+        self._bind(self._counters, name, "counter", labels)(value)
+
+    def set_gauge(self, name: str, value: float, labels: Mapping[str, object] | None = None) -> None:
+        """Set a gauge to `value`."""
+        if labels is None:
+            bound = self._gauges.get(name)
+            if bound is not None:
+                bound(value)
+                return
+        self._bind(self._gauges, name, "gauge", labels)(value)
+
+    def observe_histogram(self, name: str, value: float, labels: Mapping[str, object] | None = None) -> None:
+        """Count `value` in its bucket; it is in the unit of the metric's name."""
+        if labels is None:
+            bound = self._histograms.get(name)
+            if bound is not None:
+                bound(value)
+                return
+        self._bind(self._histograms, name, "histogram", labels)(value)
+
+    def observe_summary(self, name: str, value: float, labels: Mapping[str, object] | None = None) -> None:
+        """Count `value` and add it to the sum."""
+        if labels is None:
+            bound = self._summaries.get(name)
+            if bound is not None:
+                bound(value)
+                return
+        self._bind(self._summaries, name, "summary", labels)(value)
+
+    def _bind(
+        self,
+        bound: dict[str, Callable[[float], None]],
+        name: str,
+        kind: Kind,
+        labels: Mapping[str, object] | None,
+    ) -> Callable[[float], None]:
+        """Return what counts for a call by name; kept for the next call if it has no labels and is no mistake."""
+        family = self.registry.use(name, kind, labels or ())
+        method: Callable[[float], None] = getattr(family.labels_of(labels or {}), _METHODS[kind])
+        if not labels and not family.declaration.labels and self.registry.find(name) is family:
+            bound[name] = method
+        return method
+
+    def tolerate_mistakes(self) -> None:
+        """Count and warn of mistakes from now on instead of raising; a set `AG06_METRICS_STRICT` is left to decide."""
+        if instruments.STRICT_VARIABLE not in os.environ:
+            self.registry.strict = False
+
+    def share(self, directory: Path) -> None:
+        """Count in `directory` from now on, together with the other processes there; what was counted comes along."""
+        self.registry.move(join_group(directory), keep=True)
+        self._group = ProcessGroup(directory)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return `{full metric name: value or {count, sum, ...}}`; a name with labels has them in braces."""
+        return snapshot(self._reading())
+
+    def exposition(self, accept: str = "") -> bytes:
+        """Return all metrics as Prometheus text, or as OpenMetrics where the `Accept` header prefers that."""
+        content_type = negotiate(accept)
+        text = "".join(self._renderer.pieces(self._reading(), content_type)).encode()
+        return text + self._foreign.text(content_type, self._taken()) + end(content_type)
+
+    def stream(self, accept: str = "") -> tuple[str, AsyncIterator[bytes]]:
+        """Return the content type and the parts of the exposition; making them never holds the event loop for long."""
+        content_type = negotiate(accept)
+        return content_type, self._parts(content_type)
+
+    async def _parts(self, content_type: str) -> AsyncIterator[bytes]:
+        reading: Reading = self.registry.read()
+        if self._group is not None:
+            try:
+                reading = await spread(self._group.merge())
+            except OSError as error:
+                self._warn(error)
+        async for part in sliced(self._renderer.pieces(reading, content_type)):
+            yield part
+        yield await self._foreign.collect(content_type, self._taken()) + end(content_type)
+
+    def _reading(self) -> Reading:
+        if self._group is not None:
+            try:
+                return finished(self._group.merge())
+            except OSError as error:
+                self._warn(error)
+        return self.registry.read()
+
+    def _warn(self, error: OSError) -> None:
+        _logger.warning("metrics of the other processes cannot be read, only those of this one are shown: %s", error)
+
+    def _taken(self) -> set[str]:
+        return {family.declaration.family for family in self.registry.families()}
+
+
+_LATER: Mapping[str, tuple[str, str]] = {
+    "context": ("ag06.monitoring.logs", "context"),
+    "create_context_logger": ("ag06.monitoring.logs", "create_context_logger"),
+    "performance": ("ag06.monitoring.tracker", "performance"),
+}
+"""Attributes of the facade, and where they are: the module is imported when one is first asked for."""
+
+
+class Observability:
+    """What can be seen of this process."""
+
+    @cached_property
+    def metrics(self) -> MetricsFacade:
+        """Count, and see what was counted."""
+        directory = os.environ.get(instruments.DIRECTORY_VARIABLE)
+        return MetricsFacade(instruments.REGISTRY, Path(directory) if directory else None)
+
+    @cached_property
+    def health(self) -> HealthRegistry:
+        """Register checks, and see how every component stands."""
+        from ag06.monitoring.health import HealthRegistry
+
+        return HealthRegistry()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of `_LATER`."""
+        if name not in _LATER:
+            raise AttributeError(f"observability has no {name!r}")
+        module, attribute = _LATER[name]
+        value = getattr(importlib.import_module(module), attribute)
+        setattr(self, name, value)
+        return value
