@@ -43,7 +43,7 @@ def keep_copy(path: Path) -> str:
         number += 1
     shutil.copy2(path, copy)
     log = Path(f"{path}-wal")
-    if log.exists():
+    if log.exists() and log.stat().st_size:
         shutil.copy2(log, f"{copy}-wal")
     return str(copy)
 
@@ -52,7 +52,8 @@ def wal_damage(path: Path) -> str | None:
     """Say what is wrong with a write-ahead log; `None` if nothing is, or it does not exist.
 
     SQLite ends reading at the first frame with a wrong checksum, without a word: after a power cut that is right, and
-    nothing that was confirmed lies there. See "The WAL File Format" in SQLite's documentation.
+    nothing that was confirmed lies there. See "The WAL File Format" in SQLite's documentation. One that is cut off
+    exactly between two frames looks as if it had never gone on.
     """
     try:
         data = path.read_bytes()
@@ -81,6 +82,8 @@ def wal_damage(path: Path) -> str | None:
             sums = _checksum(order, frame, *_checksum(order, data[at : at + 8], *sums))
         if strange is not None or sums != (check1, check2):
             return f"its write-ahead log is damaged from byte {at if strange is None else strange} on"
+    if (len(data) - _HEADER.size) % step:
+        return "its write-ahead log is cut off"
     return None
 
 
