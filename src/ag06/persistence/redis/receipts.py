@@ -119,7 +119,16 @@ class Receipts:
         """Note calls whose fate stays unknown; their receipts must stay until somebody has read them."""
         self._doubts += [Doubt(receipt.slot(i), receipt.number, call.ids()) for i, call in enumerate(calls) if call.ids]
         if not any(call.ids for call in calls):
-            self._unknown = [call.work() for call in calls], receipt
+            self.expect(calls, receipt)
+        else:
+            self.keep()
+
+    def expect(self, calls: Sequence[Call], receipt: Receipt | None = None) -> None:
+        """Let these calls be sent once more under their receipt, the latest unless given, whatever else is sent before.
+
+        Besides those of unknown fate it is for calls that were answered, but not in time by what their tail waits for.
+        """
+        self._unknown = [call.work() for call in calls], receipt or self.latest
         self.keep()
 
     def keep(self) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import operator
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from ag06.errors import StoreError
+from ag06.errors import OutcomeUnknown, StoreError
 from ag06.persistence.log import Acknowledge, Delivery, Durability, Settlement
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.durability import Sync, check_waited, find_sync
@@ -62,6 +63,7 @@ class RedisSubscription:
         self._checked = False
         self._sync: Sync | None = None
         self._closed = False
+        self._partly: tuple[Sequence[Settlement], list[bool]] = ((), [])
 
     async def fetch(self, limit: int, wait: float) -> list[Delivery]:
         """Return up to `limit` deliveries by rank; wait up to `wait` seconds for the first one."""
@@ -82,13 +84,23 @@ class RedisSubscription:
 
     async def commit(self, settlements: Sequence[Settlement]) -> list[bool]:
         """Settle deliveries; see `Subscription.commit`."""
-        accepted: list[bool] = []
         async with self._turn:
-            for work in split_work(settlements, self._started):
-                accepted += await self._commit(work)
+            accepted = self._answered(settlements)
+            try:
+                for work in split_work(settlements[len(accepted) :], self._started):
+                    accepted += await self._commit(work)
+            except StoreError:
+                self._partly = settlements, accepted
+                raise
         for one in settlements:
             self._let_go(one.deliveries if isinstance(one, Acknowledge) else (one.delivery,))
         return accepted
+
+    def _answered(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Return the answers that the first of these have already, from a commit that broke off behind them."""
+        before, accepted = self._partly
+        self._partly = (), []
+        return accepted if len(before) == len(settlements) and all(map(operator.is_, before, settlements)) else []
 
     def _let_go(self, deliveries: Sequence[Delivery]) -> None:
         """Forget what was settled or given back, unless the server has handed it out to this worker again since."""
@@ -110,7 +122,11 @@ class RedisSubscription:
             raise error
         if self._sync is not None:
             # Where that says so too early and power is lost, outputs and acknowledgement are gone together: done again.
-            check_waited(self._sync, waited[0], self._settling.address.shown)
+            try:
+                check_waited(self._sync, waited[0], self._settling.address.shown)
+            except OutcomeUnknown:
+                self._receipts.expect([call])  # it is repeated, and then it was this worker that settled
+                raise
         return work.accepted(*reply)
 
     async def mark_started(self, deliveries: Sequence[Delivery]) -> None:
