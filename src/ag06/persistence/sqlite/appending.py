@@ -27,6 +27,11 @@ level = excluded.level
 _Known = tuple[bytes | None, bytes, bytes | None]
 """What is stored under an id: its content if the publisher chose the id; its body, or its record if it is due later."""
 
+_LAST = """
+SELECT max(
+  coalesce((SELECT max(seq) FROM events), 0), coalesce((SELECT value FROM counters WHERE name = 'position'), 0))
+"""
+
 
 class Appender:
     """Appends records within one transaction; `finish` writes down what was counted."""
@@ -35,8 +40,8 @@ class Appender:
         """Begin at the end of the log as this transaction sees it."""
         self._connection = connection
         self._execute = connection.execute
-        (last,) = self._execute("SELECT max(seq) FROM events").fetchone()
-        self._position = max((last or 0) + 1, now_ms << 20)
+        (last,) = self._execute(_LAST).fetchone()
+        self._position = max(last + 1, now_ms << 20)
         self._now_ms = now_ms
         self._types: dict[str, int] = {}
         self._appended: dict[int, int] = {}

@@ -21,10 +21,13 @@ def remove_archive(connection: sqlite3.Connection, url: str) -> None:
 
 
 def lead(connection: sqlite3.Connection, role: str, holder: str, now_ms: int, duration_ms: int) -> bool:
-    """Let `holder` have a role until `duration_ms` from now; return whether it was free or its own."""
+    """Let `holder` have a role until `duration_ms` from now, 0: give it up; return whether it was free or its own."""
     cursor = connection.execute(
         "INSERT INTO leaders VALUES (?1, ?2, ?3) ON CONFLICT (role) DO UPDATE SET holder = ?2, expires = ?3 "
         "WHERE holder = ?2 OR expires <= ?4",
         (role, holder, now_ms + duration_ms, now_ms),
     )
+    if not duration_ms:
+        # Not left to expire now: that would be later, for a clock that goes back.
+        connection.execute("DELETE FROM leaders WHERE role = ? AND holder = ?", (role, holder))
     return cursor.rowcount > 0

@@ -9,12 +9,15 @@ from ag06.persistence.log import Cut
 from ag06.persistence.sqlite.deliveries import LEVELS
 
 _SLICE = 2000
+_REACHED = """
+INSERT INTO counters VALUES ('position', ?) ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)
+"""
 
 
 def trim(connection: sqlite3.Connection, now_ms: int, retention: float, by_type: Mapping[str, float]) -> bool:
     """Delete a slice of the events that every group settled and that are older than the seconds they stay.
 
-    `by_type` beats `retention`; 0: for ever. Returns whether there may be more.
+    `by_type` beats `retention`; 0: for ever. The newest event always stays. Returns whether there may be more.
     """
     newest = _newest(connection)
     left = _SLICE
@@ -30,10 +33,7 @@ def trim(connection: sqlite3.Connection, now_ms: int, retention: float, by_type:
 
 
 def settled(connection: sqlite3.Connection, before_ms: int, types: Sequence[str] | None) -> list[Cut]:
-    """Return up to where every group settled each stream, where it has events before that; see the port.
-
-    The newest event may be copied elsewhere, though it stays.
-    """
+    """Return up to where every group settled each stream, where it has events before that; see the port."""
     newest = _newest(connection)
     cuts: list[Cut] = []
     for type_id, name in connection.execute("SELECT id, name FROM types ORDER BY name").fetchall():
@@ -52,12 +52,15 @@ def drop(connection: sqlite3.Connection, cut: Cut, most: int, now_ms: int) -> in
     row = connection.execute("SELECT id FROM types WHERE name = ?", (cut.type,)).fetchone()
     if row is None:
         return 0
-    limit = min(cut.below, _newest(connection), _first_needed(connection, row[0], cut.level))
+    newest = _newest(connection)
+    limit = min(cut.below, newest + 1, _first_needed(connection, row[0], cut.level))
+    if limit > newest:
+        connection.execute(_REACHED, (newest,))
     return _trim_stream(connection, row[0] * 4 + cut.level, limit, most, now_ms)
 
 
 def _newest(connection: sqlite3.Connection) -> int:
-    """Return the position of the newest event, which always stays: positions go on from it."""
+    """Return the position of the newest event; positions go on from it, so whoever deletes it notes the position."""
     (newest,) = connection.execute("SELECT max(seq) FROM events").fetchone()
     return newest or 0
 
