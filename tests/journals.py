@@ -71,6 +71,15 @@ async def straight(store: EventStore) -> None:
     await when(check)
 
 
+async def gone(directory: Path) -> None:
+    """Wait until no file of a journal is left."""
+
+    async def check() -> bool:
+        return not leftovers(directory)
+
+    await when(check)
+
+
 async def replayed(store: EventStore) -> list[Event[Any]]:
     return [event async for event in store.replay()]
 

@@ -12,7 +12,7 @@ import pytest
 
 from ag06.persistence import EventStore
 from faults import running_server
-from journals import TYPE, Publishers, child, diverted, leftovers, replayed, state, straight, when
+from journals import TYPE, Publishers, child, diverted, gone, replayed, state, straight, when
 from proxy import Proxy
 from servers import ValkeyServer
 
@@ -46,7 +46,7 @@ async def test_what_was_stored_without_a_reply_is_stored_once(proxy: Proxy, tmp_
         proxy.cut()
         await straight(store)
     await publishers.account()
-    assert not leftovers(tmp_path / "journal")
+    await gone(tmp_path / "journal")
     await store.close()
 
 

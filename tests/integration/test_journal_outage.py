@@ -9,7 +9,7 @@ import pytest
 
 from ag06.persistence import EventStore
 from faults import FAULTS, Fault, change, running_server
-from journals import Publishers, diverted, journals, leftovers, state, straight
+from journals import Publishers, diverted, gone, journals, state, straight
 from servers import ValkeyServer
 
 
@@ -31,18 +31,21 @@ async def test_every_id_returned_while_a_server_refuses_is_in_its_log_once_and_i
     store = EventStore(server.url, journal=str(directory))
     async with Publishers(store) as publishers:
         await publishers.more(100)
-        assert not leftovers(directory)
+        await gone(directory)
         await change(fault.begin, server)
         await diverted(store)
         await publishers.more(300)
         during = await state(store)
-        assert during.active and during.events and during.problem and during.in_memory == 0
+        assert during.active
+        assert during.events
+        assert during.problem
+        assert during.in_memory == 0
         assert [str(path) for path in journals(directory)] == [during.path]
         await change(fault.end, server)
         await straight(store)
         await publishers.more(100)
         await straight(store)
     await publishers.account()
-    assert not leftovers(directory)
+    await gone(directory)
     assert (await state(store)).problem is None
     await store.close()
