@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from ag06.errors import OutcomeUnknown, StoreError
+from ag06.errors import ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
 from ag06.persistence.log import Acknowledge, Delivery, Durability, Settlement
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.durability import Sync, check_waited, find_sync
@@ -207,7 +207,11 @@ class RedisSubscription:
     async def _find_type(self) -> str | None:
         """Return what the group listens to, or `None` if the store does not know the group; make sure of durability."""
         if not self._checked:
-            self._sync = await find_sync(self._settling, self._durability)
+            try:
+                self._sync = await find_sync(self._settling, self._durability)
+            except ConfigurationError as error:
+                # The log was opened at this level, so it is not what it was: a replica is away, say. No worker ends.
+                raise StoreUnavailable(str(error)) from None
             self._checked = True
         if self._receiver.event_type is not None:
             return self._receiver.event_type
