@@ -39,13 +39,33 @@ local function lease_of(owner)
   return tonumber(string.match(redis.call('HGET', LEASES, owner) or visibility, '^%d+'))
 end
 
+-- The clock was set back: let the leases of what was delivered later than now begin now, or they would last until then.
+local function begin_leases_anew()
+  for _, level in ipairs(STREAMS) do
+    local key, from = stream_of(level), '-'
+    repeat
+      local page = redis.call('XPENDING', key, group, from, '+', SWEPT)
+      for _, entry in ipairs(page) do
+        if entry[3] == 0 then
+          redis.call('XCLAIM', key, group, entry[2], 0, entry[1], 'TIME', now, 'JUSTID')
+        end
+      end
+      from = #page > 0 and '(' .. page[#page][1]
+    until #page < SWEPT
+  end
+end
+
 -- Offer what a worker holds for longer than its lease; it stays its own until somebody takes it.
 local function sweep()
   local key = P .. 'swept:' .. group
-  if now - tonumber(redis.call('GET', key) or '0') < tonumber(ARGV[6]) then
+  local last = tonumber(redis.call('GET', key) or '0')
+  if last <= now and now - last < tonumber(ARGV[6]) then
     return
   end
   redis.call('SET', key, now)
+  if last > now then
+    begin_leases_anew()
+  end
   for _, level in ipairs(STREAMS) do
     for _, holding in ipairs(redis.call('XPENDING', stream_of(level), group)[4] or {}) do
       local owner = holding[1]

@@ -143,7 +143,7 @@ class SqliteSubscription:
         group = table.load_group(connection, self._name)
         if group is None:
             return Claimed([])
-        if table.has_work(connection, group, self._now_ms()):
+        if table.has_work(connection, group, self._now_ms(), self._visibility_ms):
             return None
         return Claimed([], group.type_name, table.next_due_ms(connection, group.id))
 
@@ -160,7 +160,7 @@ class SqliteSubscription:
         # Who claims is alive: its own lease, unless another worker ended it, goes on. One that a former process of the
         # same name left behind ends in time.
         table.extend(connection, self._number, self._worker, until_ms)
-        table.expire(connection, group.id, now_ms)
+        table.expire(connection, group.id, now_ms, self._visibility_ms)
         self._number = table.worker_row(connection, group.id, self._worker, until_ms)
         claim = Claim(connection, group, self._number, limit)
         deliveries = claim.run()
