@@ -21,7 +21,7 @@ from ag06.monitoring.names import Declaration
 
 PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-SLICE_SECONDS = 0.002
+SLICE_SECONDS = 0.001
 """How long the event loop is held at most before others get their turn."""
 
 

@@ -12,7 +12,8 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Generator, Iterator
+from array import array
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -30,18 +31,22 @@ _logger = logging.getLogger("ag06.monitoring")
 
 _PAST, _FOLDING, _NEXT = "past.json", "folding.lock", "past.next"
 _MOST_READINGS = 20
+_INDEX_BYTES = 32_768
+"""How much of an index is read in one go; more than its longest line."""
 _STRIDE = 64
 """How many label sets are merged between two turns of the event loop that may be asked for."""
 
 Work: TypeAlias = Generator[None, None, None]
-_Places: TypeAlias = list[tuple[tuple[str, ...], int]]
+_Labels: TypeAlias = tuple[str, ...]
+_Places: TypeAlias = list[tuple[_Labels, int]]
+_Exemplars: TypeAlias = tuple[Exemplar | None, ...]
 
 
 class Folded(msgspec.Struct, frozen=True):
-    """What dead processes counted in one metric."""
+    """What dead processes counted in one metric; labels and numbers of each label set are decoded when needed."""
 
     declaration: Declaration
-    children: list[tuple[tuple[str, ...], list[float]]]
+    children: msgspec.Raw
 
 
 class Past(msgspec.Struct, frozen=True):
@@ -52,52 +57,73 @@ class Past(msgspec.Struct, frozen=True):
 
 
 class Sum:
-    """Numbers added up over processes."""
+    """Numbers added up over processes, in one array: thousands of small objects would call the garbage collector."""
 
     def __init__(self, contradictions: set[str]) -> None:
         """Start with nothing; add to `contradictions` the metrics that processes declare differently."""
         self._contradictions = contradictions
-        self._families: dict[str, tuple[Declaration, dict[tuple[str, ...], Sample]]] = {}
+        self._families: dict[str, tuple[Declaration, dict[_Labels, int]]] = {}
+        self._cells = array("d")
+        self._exemplars: dict[int, _Exemplars] = {}
 
-    def children(self, declaration: Declaration) -> dict[tuple[str, ...], Sample] | None:
+    def places(self, declaration: Declaration) -> dict[_Labels, int] | None:
         """Return where the label sets of a metric are added up; `None` if it cannot be added to the others."""
-        known, children = self._families.setdefault(declaration.name, (declaration, {}))
-        if not known.same_as(declaration):
-            if declaration.name not in self._contradictions:
-                self._contradictions.add(declaration.name)
-                _logger.warning("metric %s: declared as %r and as %r; the first counts", known.name, known, declaration)
-            return None
-        return children
+        known, places = self._families.setdefault(declaration.name, (declaration, {}))
+        if known.same_as(declaration):
+            return places
+        if known.name not in self._contradictions:
+            self._contradictions.add(known.name)
+            _logger.warning("metric %s: declared as %r and as %r; the first counts", known.name, known, declaration)
+        return None
+
+    def add(
+        self,
+        places: dict[_Labels, int],
+        declaration: Declaration,
+        labels: _Labels,
+        numbers: Sequence[float],
+        first: int = 0,
+    ) -> int:
+        """Add the `numbers` from `first` on to those of a label set, or of `other` if it is one too many.
+
+        Return where they are now.
+        """
+        cells, count = self._cells, declaration.numbers
+        if labels not in places and len(places) >= MOST_CHILDREN:
+            labels = (OTHER,) * len(labels)
+        start = places.get(labels)
+        if start is None:
+            start = places[labels] = len(cells)
+            cells.extend(numbers[first : first + count])
+        elif declaration.aggregate == "sum":
+            for index in range(count):
+                cells[start + index] += numbers[first + index]
+        else:
+            cells[start] = (max if declaration.aggregate == "max" else min)(cells[start], numbers[first])
+        return start
+
+    def add_exemplars(self, start: int, exemplars: _Exemplars) -> None:
+        """Keep the later exemplar of each bucket of the label set at `start`."""
+        known = self._exemplars.get(start)
+        self._exemplars[start] = tuple(map(_later, known, exemplars)) if known else exemplars
 
     def reading(self) -> Reading:
         """Return every metric with its sums."""
-        return ((declaration, children.values()) for declaration, children in self._families.values())
+        return ((declaration, self._samples(declaration, places)) for declaration, places in self._families.values())
 
-    def folded(self) -> list[Folded]:
+    def _samples(self, declaration: Declaration, places: dict[_Labels, int]) -> Iterator[Sample]:
+        for labels, start in places.items():
+            numbers = self._cells[start : start + declaration.numbers]
+            yield Sample(labels, numbers, self._exemplars.get(start, ()))
+
+    def folded(self) -> Generator[None, None, list[Folded]]:
         """Return the sums as they are kept in `past.json`."""
-        return [
-            Folded(declaration, [(sample.labels, list(sample.numbers)) for sample in children.values()])
-            for declaration, children in self._families.values()
-        ]
-
-
-def add(children: dict[tuple[str, ...], Sample], declaration: Declaration, sample: Sample) -> None:
-    """Add a label set to those of its metric; one too many is added to `other`."""
-    key = sample.labels
-    if key not in children and len(children) >= MOST_CHILDREN:
-        key = (OTHER,) * len(key)
-    known = children.get(key)
-    if known is None:
-        children[key] = sample if key == sample.labels else msgspec.structs.replace(sample, labels=key)
-        return
-    if declaration.aggregate == "sum":
-        numbers = [one + other for one, other in zip(known.numbers, sample.numbers, strict=True)]
-    else:
-        numbers = [(max if declaration.aggregate == "max" else min)(known.numbers[0], sample.numbers[0])]
-    exemplars = sample.exemplars
-    if known.exemplars and exemplars:
-        exemplars = tuple(map(_later, known.exemplars, exemplars))
-    children[key] = Sample(key, numbers, exemplars or known.exemplars)
+        families = []
+        for declaration, samples in self.reading():
+            children = [(sample.labels, list(sample.numbers)) for sample in samples]
+            families.append(Folded(declaration, msgspec.Raw(msgspec.json.encode(children))))
+            yield
+        return families
 
 
 def _later(one: Exemplar | None, other: Exemplar | None) -> Exemplar | None:
@@ -112,20 +138,25 @@ class _Index:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._read = 0
-        self.families: dict[str, tuple[Declaration, _Places]] = {}
+        self._families: dict[str, tuple[Declaration, _Places]] = {}
 
-    def update(self, descriptor: int) -> list[tuple[Declaration, _Places]]:
-        """Take in the lines that were added, and return all; a line that is not complete stays for the next time."""
+    def update(self, descriptor: int) -> bool:
+        """Take in some of the lines that were added, and say whether there are more; one in the making has to wait."""
         with self._lock:
-            added = os.pread(descriptor, os.fstat(descriptor).st_size - self._read, self._read)
+            added = os.pread(descriptor, _INDEX_BYTES, self._read)
             complete = added[: added.rfind(b"\n") + 1]
             for line in complete.splitlines():
                 entry = msgspec.json.decode(line, type=Entry)
                 if entry.declaration is not None:
-                    self.families[entry.name] = (entry.declaration, [])
-                self.families[entry.name][1].append((entry.labels, entry.position))
+                    self._families[entry.name] = (entry.declaration, [])
+                self._families[entry.name][1].append((entry.labels, entry.position))
             self._read += len(complete)
-            return [(declaration, places[:]) for declaration, places in self.families.values()]
+            return len(added) == _INDEX_BYTES
+
+    def families(self) -> list[tuple[Declaration, _Places]]:
+        """Return each metric with the label sets known so far."""
+        with self._lock:
+            return [(declaration, places[:]) for declaration, places in self._families.values()]
 
 
 class ProcessGroup:
@@ -170,7 +201,10 @@ class ProcessGroup:
                 yield from self._add_process(total, name, index, dead=_is_free(index))
 
     def _add_process(self, total: Sum, name: str, descriptor: int, *, dead: bool) -> Work:
-        families = self._indexes.setdefault(name, _Index()).update(descriptor)
+        index = self._indexes.setdefault(name, _Index())
+        while index.update(descriptor):
+            yield
+        families = index.families()
         try:
             numbers = memoryview((self._directory / (name + SLOTS)).read_bytes()).cast("d")
         except FileNotFoundError:
@@ -178,11 +212,13 @@ class ProcessGroup:
                 raise
             return  # its process ended, or is just beginning
         for declaration, places in families:
-            children = None if dead and declaration.kind == "gauge" else total.children(declaration)
-            if children is None:
+            sums = None if dead and declaration.kind == "gauge" else total.places(declaration)
+            if sums is None:
                 continue
             for count, (labels, position) in enumerate(places, 1):
-                add(children, declaration, _sample(numbers, declaration, labels, position))
+                start = total.add(sums, declaration, labels, numbers, position)
+                if declaration.exemplars:
+                    total.add_exemplars(start, _exemplars(numbers, declaration, position))
                 if not count % _STRIDE:
                     yield
             yield
@@ -203,8 +239,9 @@ class ProcessGroup:
                 yield from _add_past(total, past)
                 for name, index in new.items():
                     yield from self._add_process(total, name, index, dead=True)
+                families = yield from total.folded()
                 left = [name for name in past.names if name in self._names()]
-                self._replace_past(Past([*left, *new], total.folded()))
+                self._replace_past(Past([*left, *new], families))
             for name in dead:
                 for suffix in (SLOTS, INDEX):
                     (self._directory / (name + suffix)).unlink(missing_ok=True)
@@ -264,22 +301,20 @@ def join_group(directory: Path) -> Home:
 
 def _add_past(total: Sum, past: Past) -> Work:
     for family in past.families:
-        children = total.children(family.declaration)
-        if children is not None:
-            for count, (labels, numbers) in enumerate(family.children, 1):
-                add(children, family.declaration, Sample(labels, numbers))
+        sums = total.places(family.declaration)
+        if sums is not None:
+            children = msgspec.json.decode(family.children, type=list[tuple[_Labels, list[float]]])
+            yield
+            for count, (labels, numbers) in enumerate(children, 1):
+                total.add(sums, family.declaration, labels, numbers)
                 if not count % _STRIDE:
                     yield
         yield
 
 
-def _sample(slots: memoryview[float], declaration: Declaration, labels: tuple[str, ...], position: int) -> Sample:
-    numbers = slots[position : position + declaration.numbers].tolist()
-    if not declaration.exemplars:
-        return Sample(labels, numbers)
-    end = (position + declaration.width) * SLOT_BYTES
-    records = slots.cast("B")[(position + declaration.numbers) * SLOT_BYTES : end].tobytes()
-    return Sample(labels, numbers, exemplars_in(records))
+def _exemplars(slots: memoryview[float], declaration: Declaration, position: int) -> _Exemplars:
+    first, end = position + declaration.numbers, position + declaration.width
+    return exemplars_in(slots.cast("B")[first * SLOT_BYTES : end * SLOT_BYTES].tobytes())
 
 
 @contextlib.contextmanager
