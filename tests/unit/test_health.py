@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -95,6 +94,9 @@ async def test_an_answer_means_what_the_contract_says(
 ) -> None:
     async def check() -> Any:
         return answer
+
+    def later() -> Any:
+        return check()
 
     kinds = {
         "sync": lambda: answer,

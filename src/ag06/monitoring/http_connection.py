@@ -16,7 +16,7 @@ from ag06.monitoring.http_messages import Request, Response, problem
 
 _logger = logging.getLogger("ag06.monitoring")
 
-_READ_BYTES = 65_536
+_READ_BYTES = 8192
 _LINGER_SECONDS = 1.0
 _KNOWN = frozenset(HTTPStatus)
 _ALWAYS = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"), ("server", "ag06"))

@@ -76,7 +76,7 @@ def with_added_routes(routes: Routes, application: object) -> dict[tuple[str, st
     merged = dict(routes)
     for entry in importlib.metadata.entry_points(group=GROUP):
         try:
-            added: Routes = entry.load()(application)
+            added: Routes = dict(entry.load()(application))
         except Exception as error:
             raise ConfigurationError(
                 f"routes of {entry.value!r} cannot be added ({type(error).__name__}: {error}); mend or uninstall it"
