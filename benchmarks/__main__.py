@@ -10,10 +10,10 @@ from pathlib import Path
 
 from tests.servers import ValkeyServer
 
-from benchmarks import other_rows, redis_rows, rounds
+from benchmarks import archive_rows, other_rows, redis_rows, rounds
 from benchmarks.report import Row, show, write
 
-SECTIONS = ("redis", "sqlite", "replay", "memory", "fsync", "growth", "backlog", "breaker")
+SECTIONS = ("redis", "sqlite", "replay", "memory", "fsync", "growth", "backlog", "archive", "breaker")
 
 
 def main() -> None:
@@ -47,6 +47,7 @@ def _section(name: str, redis: str, turns: int, scale: float) -> list[Row]:
         "memory": lambda: other_rows.memory_rows(redis, scale=scale),
         "fsync": lambda: redis_rows.rows(redis, rounds=min(turns, 2), scale=scale / 2, durability="fsync"),
         "growth": lambda: other_rows.growth_rows(redis, scale=scale),
+        "archive": lambda: archive_rows.rows(redis, rounds=min(turns, 3), scale=scale),
         "backlog": lambda: other_rows.backlog_rows(redis, scale=scale),
         "breaker": lambda: other_rows.breaker_rows(rounds=turns, scale=scale),
     }

@@ -49,8 +49,7 @@ async def look_back(log: EventLog, home: Storage, thread: OneThread) -> Left:
     last = [run for run in runs if run in known][-_DOUBTFUL:]
     doubtful = [manifest for run in last if (manifest := await _readable(home, thread, run))]
     reached = {(cut.type, cut.level): cut.below for manifest in doubtful for cut in manifest.cuts}
-    newest = max([stored.position async for page in log.read(Query(newest=1)) for stored in page], default=-1)
-    undropped = [manifest for manifest in doubtful if await _in_log(log, manifest, newest)]
+    undropped = [manifest for manifest in doubtful if await _in_log(log, manifest)]
     return Left(tuple(unknown), tuple(undropped), reached)
 
 
@@ -63,10 +62,10 @@ async def _readable(home: Storage, thread: OneThread, run: str) -> Manifest | No
         return None
 
 
-async def _in_log(log: EventLog, manifest: Manifest, newest: int) -> bool:
-    """Whether the live log still has something that a manifest names, but for the newest, which a store may keep."""
+async def _in_log(log: EventLog, manifest: Manifest) -> bool:
+    """Whether the live log still has something that a manifest names."""
     for cut in manifest.cuts:
-        async for page in log.read(Query(types=(cut.type,), level=cut.level, below=min(cut.below, newest))):
+        async for page in log.read(Query(types=(cut.type,), level=cut.level, below=cut.below)):
             if page:
                 return True
     return False
