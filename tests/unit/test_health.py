@@ -98,11 +98,14 @@ async def test_an_answer_means_what_the_contract_says(
     def later() -> Any:
         return check()
 
+    def later() -> Any:
+        return check()
+
     kinds = {
         "sync": lambda: answer,
         "async": check,
         "object": Answer(answer),
-        "awaitable": functools.partial(Answer.__call__, Answer(answer)),
+        "awaitable": later,
     }
     health.register("part", kinds[kind])
     part = (await health.check_health()).components["part"]
