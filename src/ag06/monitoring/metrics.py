@@ -261,11 +261,14 @@ class Registry:
 
     def use(self, name: str, kind: Kind, labels: Iterable[str]) -> Family[Child]:
         """Return the metric called `name`, declared by this use if there is none; a use as another kind is refused."""
+        if not isinstance(name, str):
+            self.refuse(f"{PREFIX}{name}", f"name {name!r} is not a string")
+            return Family(_declare(str(name), kind, "", sorted(labels, key=str)), self, Memory())
         family = self.find(name)
         if family is None:
             used_as = f"Declared by its first use, as a {kind}."
             buckets = SECONDS if kind == "histogram" else ()
-            return self.register(_declare(str(name), kind, used_as, sorted(labels, key=str), buckets=buckets))
+            return self.register(_declare(name, kind, used_as, sorted(labels, key=str), buckets=buckets))
         known = family.declaration
         if known.kind == kind:
             return family

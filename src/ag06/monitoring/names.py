@@ -84,7 +84,8 @@ def aliases(declaration: Declaration) -> tuple[str, ...]:
 def check_declaration(declaration: Declaration) -> None:
     """Raise `InvalidMetric` unless Prometheus can take the metric as it is declared."""
     name, kind = declaration.name, declaration.kind
-    if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+    nameless = not name.removeprefix(PREFIX).removesuffix("_total").strip("_")
+    if nameless or not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
         raise InvalidMetric(
             name, f"a name has letters, digits and _, does not start with a digit, at most {LONGEST_NAME}"
         )
