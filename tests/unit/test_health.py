@@ -98,9 +98,6 @@ async def test_an_answer_means_what_the_contract_says(
     def later() -> Any:
         return check()
 
-    def later() -> Any:
-        return check()
-
     kinds = {
         "sync": lambda: answer,
         "async": check,
