@@ -113,21 +113,24 @@ def _salvage(storage: Storage, segment: Segment, selection: Selection) -> Iterat
     """Yield what can still be read of a damaged segment; every page of it has a checksum of its own."""
     from ag06.persistence.archive import segments
 
+    path = segment.path
     try:
-        data = storage.read(segment.path)
+        data = storage.read(path)
     except FileNotFoundError:
-        data = storage.read(segment.path + CORRUPT)  # it was there a moment ago
+        path += CORRUPT
+        data = storage.read(path)  # it was there a moment ago
+    where = masked(storage.file_url(path))
     try:
         count = segments.group_count(data)
     except StoreError as error:
-        _logger.error("archive %s: nothing of it can be read: %s", segment.path, error)  # noqa: TRY400
+        _logger.error("archive %s: nothing of it can be read: %s", where, error)  # noqa: TRY400
         return
     for group in range(count):
         try:
             # Read whole before anything of it is given out, so that a damaged group is left out as a whole.
             pages = list(segments.read_group(data, group, selection))
         except StoreError as error:
-            _logger.error("archive %s: %s", segment.path, error)  # noqa: TRY400
+            _logger.error("archive %s: %s", where, error)  # noqa: TRY400
             continue
         yield from pages
 

@@ -25,6 +25,8 @@ CORRUPT = ".corrupt"
 PARTIAL = ".partial"
 """What the name of a file ends with that is being written."""
 R = TypeVar("R")
+_WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss"})
+"""Object stores: a folder is a part of a name there, and making one could make a bucket that nobody meant."""
 
 
 class Storage:
@@ -52,7 +54,8 @@ class Storage:
             if self._local:
                 _write_durably(Path(self._full(path)), data)
             else:
-                self._filesystem.makedirs(posixpath.dirname(self._full(path)), exist_ok=True)
+                if _WITHOUT_FOLDERS.isdisjoint(_protocols(self._filesystem)):
+                    self._filesystem.makedirs(posixpath.dirname(self._full(path)), exist_ok=True)
                 self._filesystem.pipe_file(self._full(path), bytes(data))
 
         self._try("be written", write)
