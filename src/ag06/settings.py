@@ -41,7 +41,7 @@ LONGEST = 100 * 366 * 86_400.0
 """Most seconds that a span may have: a hundred years, which every store can add to the time of day."""
 
 
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|)")
+_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|d|)")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 

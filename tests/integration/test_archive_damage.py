@@ -257,6 +257,11 @@ async def test_what_does_not_read_back_as_it_was_written_leaves_the_log_as_it_is
                 await events.archive_before(later(), f"file://{archive}")
         assert await live(events) == 20
         assert numbers(await everything(events)) == list(range(20))
+        # The next run sets aside what it finds, and archives the events anew.
+        assert (await events.archive_before(later(), f"file://{archive}")).events == 20
+        assert await live(events) == 0
+        assert numbers(await everything(events)) == list(range(20))
+        assert len(list(archive.rglob("*.json.corrupt"))) == 1
 
 
 async def test_an_event_of_a_newer_release_is_not_archived_in_part(store_url: str, archive: Path) -> None:

@@ -12,7 +12,7 @@ from ag06.errors import ArchiveDamaged
 from ag06.persistence.archive.manifest import FOLDER, Entry, Manifest, parse_entry
 from ag06.persistence.archive.one_thread import OneThread
 from ag06.persistence.archive.reading import Missing, read_manifest
-from ag06.persistence.archive.storage import PARTIAL, Storage
+from ag06.persistence.archive.storage import CORRUPT, PARTIAL, Storage
 from ag06.persistence.log import EventLog, Query
 
 _logger = logging.getLogger("ag06.persistence")
@@ -94,7 +94,7 @@ def _delete_files(home: Storage, run: str) -> None:
 def clear(home: Storage) -> None:
     """Delete segments that no manifest names: the run that wrote them was killed before it wrote one. Blocks."""
     files = home.list()
-    runs = runs_of(files, ".json") | runs_of(files, DELETED)
+    runs = runs_of(files, ".json") | runs_of(files, DELETED) | runs_of(files, ".json" + CORRUPT)
     for path in files:
         if path.endswith(PARTIAL) or (path.endswith(".parquet") and _run_of(path) not in runs):
             home.delete(path)

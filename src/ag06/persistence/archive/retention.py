@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from ag06.content import check_name
-from ag06.errors import ArchiveUnavailable, ConfigurationError, InvalidEvent
+from ag06.errors import AG06Error, ConfigurationError, InvalidEvent, StoreUnavailable
 from ag06.persistence.archive import mending
 from ag06.persistence.archive.leading import leading
 from ag06.persistence.archive.manifest import FOLDER, Entry, parse_entry
@@ -111,7 +111,7 @@ def check_archive(url: str) -> None:
     """Raise `ConfigurationError` if this URL can be no archive, or what an archive needs is not installed."""
     open_storage(url)
     if importlib.util.find_spec("pyarrow") is None:
-        raise ConfigurationError("an archive needs pyarrow and fsspec: pip install 'ag06[archive]'")
+        raise ConfigurationError("an archive needs fsspec and pyarrow: pip install 'ag06[archive]'")
 
 
 def _live(policy: Policy) -> float | None:
@@ -133,7 +133,7 @@ class RetentionKeeper:
     async def keep(self, log: EventLog, holder: str) -> None:
         """Do what is due; problems of an archive are said in the log, and it is tried again at the next turn.
 
-        Raises `StoreError` if the store is away.
+        Raises `StoreUnavailable` if the store is away.
         """
         now = self._clock()
         due = [policy for policy in self._policies if self._due[policy] <= now]
@@ -146,8 +146,13 @@ class RetentionKeeper:
             self._due[policy] = now + policy.turn
             try:
                 await self._apply(log, policy, holder)
-            except (ArchiveUnavailable, ConfigurationError) as error:
-                _logger.warning("retention: %s; nothing was deleted, tried again in %.0f s", error, policy.turn)
+            except StoreUnavailable:
+                raise
+            except AG06Error as error:
+                _logger.warning("retention: %s; tried again in %.0f s", error, policy.turn)
+            except Exception:
+                # Whatever it is, the steps of this worker have nothing to do with it.
+                _logger.exception("retention: tried again in %.0f s", policy.turn)
 
     async def _apply(self, log: EventLog, policy: Policy, holder: str) -> None:
         if policy.archive_after is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from ag06.errors import ArchiveDamaged
 from ag06.event import from_millis
 from ag06.ids import new_id
 from ag06.persistence.archive.leading import leading
@@ -17,12 +19,14 @@ from ag06.persistence.archive.manifest import Manifest, encode
 from ag06.persistence.archive.mending import clear, look_back
 from ag06.persistence.archive.merging import Merger
 from ag06.persistence.archive.one_thread import OneThread
-from ag06.persistence.archive.reading import verify
+from ag06.persistence.archive.reading import Missing, verify
 from ag06.persistence.archive.storage import Storage, open_storage
 from ag06.persistence.log import Cut, EventLog, Query, Stored
 
 if TYPE_CHECKING:
     from ag06.persistence.archive.batch import BatchWriter, Stream
+
+_logger = logging.getLogger("ag06.persistence")
 
 ROLE = "archive"
 """What a process leads that archives, or deletes archives."""
@@ -149,10 +153,17 @@ class _Run:
         left = await look_back(self._log, self._home, self._thread)
         self._reached = left.reached
         for manifest in (*left.undropped, *left.unknown):
-            await self._drop(await self._keep(manifest.run))
-        for manifest in left.unknown:
-            self._done.append(manifest)
-            self._reached |= {(cut.type, cut.level): cut.below for cut in manifest.cuts}
+            try:
+                kept = await self._keep(manifest.run)
+            except (ArchiveDamaged, Missing) as error:
+                _logger.error("%s; its events stay in the live log", error)  # noqa: TRY400 - the run goes on
+                if manifest in left.unknown:
+                    await self._thread.call(self._home.set_aside, manifest.path)
+                continue
+            await self._drop(kept)
+            if manifest in left.unknown:
+                self._done.append(kept)
+                self._reached |= {(cut.type, cut.level): cut.below for cut in kept.cuts}
         await self._thread.call(clear, self._home)
 
     async def archive(self, cuts: Sequence[Cut]) -> None:

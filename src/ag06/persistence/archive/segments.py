@@ -23,7 +23,7 @@ try:
     import pyarrow.compute as pc
     from pyarrow import parquet
 except ImportError:
-    raise ConfigurationError("an archive needs pyarrow and fsspec: pip install 'ag06[archive]'") from None
+    raise ConfigurationError("an archive needs fsspec and pyarrow: pip install 'ag06[archive]'") from None
 
 SCHEMA = pa.schema(
     [
