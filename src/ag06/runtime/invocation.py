@@ -10,6 +10,7 @@ from typing import Any
 
 from ag06.errors import StepFailed
 from ag06.runtime.context import Context
+from ag06.runtime.isolation import Isolation
 from ag06.runtime.step import Step
 
 
@@ -17,30 +18,30 @@ class StepTimeout(TimeoutError):  # noqa: N818 - reads as what happened
     """A step took longer than its `timeout`."""
 
 
-async def invoke(step: Step, argument: Any, context: Context, executor: Executor | None) -> None:
+async def invoke(step: Step, argument: Any, context: Context, executor: Executor | None, isolation: Isolation) -> None:
     """Call the step's function with an event, or a list of them; raise what it raises.
 
     A call that outlasts its timeout raises `StepTimeout` once it has really ended: a thread cannot be stopped, and a
     second attempt beside it would run the step twice at once.
     """
     if step.breaker is None:
-        await _timed(step, argument, context, executor)
+        await _timed(step, argument, context, executor, isolation)
     else:
         async with step.breaker:
-            await _timed(step, argument, context, executor)
+            await _timed(step, argument, context, executor, isolation)
 
 
-async def _timed(step: Step, argument: Any, context: Context, executor: Executor | None) -> None:
+async def _timed(step: Step, argument: Any, context: Context, executor: Executor | None, isolation: Isolation) -> None:
     if not step.is_async:
         await _in_thread(step, argument, context, executor)
         return
     if step.timeout is None:
-        await (step.function(argument, context) if step.takes_context else step.function(argument))
+        await isolation.run(step.function(argument, context) if step.takes_context else step.function(argument))
         return
     limit = asyncio.timeout(step.timeout)
     try:
         async with limit:
-            await (step.function(argument, context) if step.takes_context else step.function(argument))
+            await isolation.run(step.function(argument, context) if step.takes_context else step.function(argument))
     except TimeoutError:
         if limit.expired():
             raise _expired(step) from None

@@ -20,6 +20,7 @@ from ag06.runtime.committer import Committer
 from ag06.runtime.context import Context
 from ag06.runtime.intake import Intake, Prefetch
 from ag06.runtime.invocation import invoke
+from ag06.runtime.isolation import Isolation
 from ag06.runtime.outcome import Listener
 from ag06.runtime.reporting import Reporter, log_dead_letter, log_postponed
 from ag06.runtime.step import Step
@@ -63,6 +64,7 @@ class StepRunner:
         self._report = Reporter(step.name, shared.listeners)
         self._committer = Committer(step.group, subscription, self._settled)
         self._stopping = False
+        self._isolation = Isolation()
         self._executor = None if step.is_async else CallThreads(step.concurrency, f"ag06-{step.name}")
         self._feeder: asyncio.Task[None] | None = None
         self._callers: list[asyncio.Task[None]] = []
@@ -317,7 +319,7 @@ class StepRunner:
     async def _call(self, argument: Any, context: Context) -> BaseException | None:
         """Call the step; return what it raised, but let a cancellation of this worker through."""
         try:
-            await invoke(self.step, argument, context, self._executor)
+            await invoke(self.step, argument, context, self._executor, self._isolation)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if self._stopping:

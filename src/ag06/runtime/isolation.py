@@ -1,0 +1,62 @@
+"""Keeps the context variables that a call of a step sets from the next call of the same task."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Awaitable, Generator
+from typing import Any
+
+
+class Isolation:
+    """Runs the calls of one step, each as if in a context of its own.
+
+    A copied context costs half a microsecond a call, and most steps set nothing: it is taken once a call has left
+    something behind.
+    """
+
+    def __init__(self) -> None:
+        """Every call begins with the variables as they are now."""
+        self._clean = contextvars.copy_context()
+        self._needed = False
+
+    async def run(self, call: Awaitable[object]) -> None:
+        """Await `call`; what it sets is seen by nobody after it."""
+        if self._needed:
+            await _InContext(call, self._clean.copy())
+            return
+        before = contextvars.copy_context()
+        try:
+            await call
+        finally:
+            self._needed |= not _is_same(before, contextvars.copy_context())
+
+
+def _is_same(before: contextvars.Context, after: contextvars.Context) -> bool:
+    try:
+        return before == after  # a look at two pointers where nothing was set
+    except Exception:  # noqa: BLE001 - values are the user's, and so is how they compare
+        return False
+
+
+class _InContext:
+    """Awaits a coroutine in another context, in the same task."""
+
+    __slots__ = ("_call", "_context")
+
+    def __init__(self, call: Awaitable[object], context: contextvars.Context) -> None:
+        self._call = call
+        self._context = context
+
+    def __await__(self) -> Generator[Any, Any, object]:
+        run, call = self._context.run, self._call.__await__()
+        try:
+            waits_for = run(call.send, None)
+            while True:
+                try:
+                    answer = yield waits_for
+                except BaseException as error:  # noqa: BLE001 - the coroutine gets it, as if it had been awaited itself
+                    waits_for = run(call.throw, error)
+                else:
+                    waits_for = run(call.send, answer)
+        except StopIteration as end:
+            return end.value
