@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import formatdate
 from http import HTTPStatus
@@ -18,6 +20,7 @@ _logger = logging.getLogger("ag06.monitoring")
 
 _READ_BYTES = 8192
 _LINGER_SECONDS = 1.0
+_RESET = struct.pack("ii", 1, 0)
 _KNOWN = frozenset(HTTPStatus)
 _ALWAYS = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"), ("server", "ag06"))
 
@@ -194,7 +197,10 @@ class Connection:
 
     async def _end(self) -> None:
         if self._http.our_state in {h11.SEND_BODY, h11.ERROR}:
-            self._writer.transport.abort()  # the peer must see that the answer is not whole
+            # The peer must see that the answer is not whole, which without chunks only a reset tells.
+            peer = self._writer.get_extra_info("socket")
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._writer.transport.abort()
         try:
             async with asyncio.timeout(_LINGER_SECONDS):
                 await self._linger()

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ag06.monitoring.loop_watch import LoopWatch
+from flows import SECONDS, until
+
+
+def hold_the_loop_up_until_it_is_seen(watch: LoopWatch) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not watch.stalled_seconds and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+async def test_a_loop_that_is_held_up_is_seen_with_the_place_and_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    watch = LoopWatch(beat=0.02, stall=0.1)
+    watch.start()
+    with caplog.at_level(logging.WARNING, "ag06.monitoring"):
+        hold_the_loop_up_until_it_is_seen(watch)
+        stall = watch.last_stall
+        assert stall is not None
+        assert (stall.over, stall.seconds >= 0.1) == (False, True)
+        assert "hold_the_loop_up_until_it_is_seen (" in stall.where
+        assert __file__.rsplit("/", 1)[-1] in stall.where
+        await until(lambda: watch.last_stall is not None and watch.last_stall.over)
+    assert watch.stalled_seconds == 0
+    assert [record.message.split(";")[0].split(",")[0] for record in caplog.records] == [
+        caplog.records[0].message.split(",")[0],
+        "the event loop answers again",
+    ]
+    assert "the event loop is held up" in caplog.records[0].message
+    watch.stop()
+
+
+async def test_a_loop_that_waits_is_not_held_up_and_tells_how_late_its_timers_are() -> None:
+    lags: list[float] = []
+    watch = LoopWatch(lags.append, beat=0.01, stall=5.0)
+    watch.start()
+    await until(lambda: len(lags) >= 5)
+    assert min(lags) >= 0
+    before = len(lags)
+    time.sleep(0.05)  # held up, though not for long enough to be a stall
+    await until(lambda: len(lags) > before)
+    assert max(lags[before:]) >= 0.03
+    assert watch.last_stall is None
+    watch.stop()
+    seen = len(lags)
+    await asyncio.sleep(0.05)
+    assert len(lags) == seen
+
+
+async def test_a_watch_can_be_started_again() -> None:
+    watch = LoopWatch(beat=0.01, stall=0.05)
+    for _ in range(2):
+        watch.last_stall = None
+        watch.start()
+        hold_the_loop_up_until_it_is_seen(watch)
+        assert watch.stalled_seconds
+        await until(lambda: not watch.stalled_seconds)
+        watch.stop()
+
+
+_PROCESS = """
+import asyncio
+from ag06.monitoring.loop_watch import LoopWatch
+
+async def main():
+    beats = []
+    watch = LoopWatch(beats.append, beat=0.02, stall=0.3)
+    watch.start()
+    print("ready", flush=True)
+    while max(beats, default=0) < 0.5:  # the pause shows in the lateness
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    print(watch.last_stall, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_that_stood_still_as_a_whole_was_not_held_up_by_its_code() -> None:
+    with subprocess.Popen([sys.executable, "-c", _PROCESS], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1.0)  # the fault itself
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.readline() == "None\n"
+        assert process.wait(SECONDS) == 0
