@@ -23,8 +23,9 @@ _decode = msgspec.json.Decoder(Event[Any]).decode
 class Account:
     """Draws up the account; raises `PromiseBroken` where it does not balance."""
 
-    def __init__(self, plan: Plan, watch: Watch, world: World, said: Sequence[Said]) -> None:
-        """Compare what `watch` saw with what publishers `said` and steps did."""
+    def __init__(self, plan: Plan, watch: Watch, world: World, said: Sequence[Said], *, were_paused: bool) -> None:
+        """Compare what `watch` saw with what publishers `said` and steps did; `were_paused`: some process was."""
+        self._were_paused = were_paused
         self._plan = plan
         self._watch = watch
         self._world = world
@@ -109,6 +110,8 @@ class Account:
         lost, raised = self._watch.lost[key], self._world.raised[step, event.id]
         if failure.reason == "worker_died" and lost >= self._plan.attempts:
             return  # whether it killed them or not: it was there each time
+        if failure.error_type == "StepTimeout" and self._were_paused:
+            return  # its worker was stopped in the middle of the call
         if failure.reason != DEADLY.get(fate):
             raise PromiseBroken(f"{key} of fate {fate!r} is a dead letter, {failure.reason}, after {lost} lost workers")
         if failure.reason == "failed" and (failure.attempts != self._plan.attempts or raised < self._plan.attempts):

@@ -109,6 +109,25 @@ BUGS = {
         "left += settlement.deliveries",
         "left += ()",
     ),
+    "drained-before-the-store-has-it": Bug(
+        "ag06.persistence.journal.draining",
+        """        await self.send(kept, synced=any(entry.synced for entry in entries))
+        await file.mark([entry.number for entry in entries])
+""",
+        """        await file.mark([entry.number for entry in entries])
+        await self.send(kept, synced=any(entry.synced for entry in entries))
+""",
+    ),
+    "straight-before-the-journal-is-empty": Bug(
+        "ag06.persistence.journal.log",
+        "        gate = self._gate = asyncio.Event()\n",
+        "        self._direct = True\n        gate = self._gate = asyncio.Event()\n",
+    ),
+    "orphans-are-left": Bug(
+        "ag06.persistence.journal.log",
+        "            for claim in list(claims):\n                file =",
+        "            for claim in list(claims)[:0]:\n                file =",
+    ),
 }
 
 

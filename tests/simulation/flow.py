@@ -104,7 +104,6 @@ def workflow(plan: Plan, process: Process, world: World) -> Workflow:
         world.runs[step, event.id] += 1
         match fate:
             case "late" if attempt < plan.attempts:
-                world.raised[step, event.id] += 1
                 await asyncio.sleep(60)
             case "refuses" if world.runs[step, event.id] <= 2:
                 raise CircuitOpen("elsewhere", 0.2)
@@ -136,8 +135,12 @@ def workflow(plan: Plan, process: Process, world: World) -> Workflow:
     @app.step("order", retry=retry, concurrency=plan.concurrency, timeout=1.0)
     async def split(event: Event[Order], ctx: Context) -> None:
         publish(ctx, "split", event)  # what a failed attempt leaves in its outbox must not be heard
-        await asyncio.sleep(0.01 * (event.data.number % 4))
-        await meet("split", event, event.data.fate, ctx.attempt)
+        try:
+            await asyncio.sleep(0.01 * (event.data.number % 4))
+            await meet("split", event, event.data.fate, ctx.attempt)
+        except asyncio.CancelledError:
+            world.raised["split", event.id] += 1
+            raise
 
     @app.step("order", name="audit", retry=retry, concurrency=2)
     def audit(event: Event[Any], ctx: Context) -> None:

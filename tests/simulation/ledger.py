@@ -72,9 +72,16 @@ class Publisher:
 
     async def _publish_lane(self, lane: Sequence[Said]) -> None:
         for place, said in enumerate(lane):
-            await asyncio.sleep(self._rng.expovariate(len(self._orders) / self._plan.seconds) / 2)
+            await asyncio.sleep(self._pause())
             if await self._publish(said) and not said.is_twin and said.delay is None:
                 said.line = self._process.name, place
+
+    def _pause(self) -> float:
+        """Return how long a lane waits before the next order, in seconds."""
+        wait = self._plan.seconds / len(self._orders) * 2
+        if self._plan.bursts:
+            return self._rng.uniform(0.0, 20.0 * wait) if self._rng.random() < 0.1 else 0.0
+        return self._rng.expovariate(1 / wait)
 
     async def _publish(self, said: Said) -> bool:
         """Publish one order; return whether the store took it. Some publishers give up on a store that is away."""

@@ -15,6 +15,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         orders: events that publishers persist; several outputs follow from each.
         subjects: how many subjects they are about; 0: none.
         twice: share of orders that two publishers persist at the same time, under one idempotency key.
+        bursts: whether a publisher says many things at once and then nothing for a while.
         window: how long equal events are refused.
         gather: how long a batch waits for more events.
         seconds: how long faults happen; then everything must come to rest.
@@ -32,6 +33,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         operator: whether somebody retries dead letters.
         journal: whether publishers and workers have a journal.
         disks: how often the disk of the journals is full.
+        sync: longest time that a write to that disk takes.
     """
 
     seed: int
@@ -40,6 +42,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     orders: int
     subjects: int
     twice: float
+    bursts: bool
     window: float
     gather: float
     seconds: float
@@ -63,6 +66,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     operator: bool
     journal: bool
     disks: int
+    sync: float
 
 
 def plan_of(seed: int) -> Plan:
@@ -83,6 +87,7 @@ def plan_of(seed: int) -> Plan:
         orders=rng.randint(10, 60),
         subjects=rng.choice([0, 1, 2, 5]),
         twice=some(0.05, 0.3) if window > 100 else 0.0,
+        bursts=rng.random() < 0.5,
         window=window,
         gather=rng.choice([0.05, 0.05, 1.0]),
         seconds=rng.uniform(5.0, 20.0),
@@ -106,4 +111,5 @@ def plan_of(seed: int) -> Plan:
         operator=rng.random() < 0.5,
         journal=rng.random() < 0.5,
         disks=count(2),
+        sync=rng.choice([0.01, 0.01, 0.5]),
     )

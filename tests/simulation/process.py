@@ -52,6 +52,11 @@ class Process:
             self.held.clear()
             self._on_death(self)
 
+    def exit(self) -> None:
+        """End, having done everything: what it had of the system is free."""
+        self.alive = False
+        self.held.clear()
+
     async def killed(self) -> None:
         """Die at the caller's own await: nothing of it runs any more."""
         self.kill()

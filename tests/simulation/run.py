@@ -21,9 +21,12 @@ from ag06 import StoreUnavailable, Workflow
 from ag06 import retry as ag06_retry
 from ag06.ids import IdSource
 from ag06.persistence import admission, event_store
+from ag06.persistence.journal.log import JournaledLog
+from ag06.persistence.log import EventLog, LogOptions
 from ag06.runtime import worker as ag06_worker
 
 from .account import Account
+from .disk import Disk
 from .flow import World, workflow
 from .keeper import LeaseTimer
 from .ledger import Publisher, Said, orders
@@ -69,6 +72,7 @@ class Simulation:
         self.faults: dict[str, int] = {}
         self.said = orders(plan)
         self.store_process = Process(self.loop, "store", lambda _: None)
+        self.disk = Disk(plan)
         self.store = Store(plan, self.store_process, lambda: self.clock_of(self.store_process), self.note)
         self.working: dict[int, tuple[Process, asyncio.Task[Any]]] = {}
         self._incarnations = 0
@@ -129,6 +133,11 @@ class Simulation:
         """Return the workflow as it is in a process."""
         return workflow(self.plan, process, self.world)
 
+    def connect(self, process: Process, options: LogOptions) -> EventLog:
+        """Return the log that a process opens: behind a journal, where there is to be one."""
+        log: Any = self.store.connect(process)
+        return JournaledLog(log, self.disk.journals(process), options) if self.plan.journal else log
+
     async def _work(self, process: Process) -> None:
         """Be a worker: until asked to end, wait for the store and run the steps."""
         app = self.app(process)
@@ -154,7 +163,8 @@ class Simulation:
                 await asyncio.sleep(0.05)
             if task.done() and not task.cancelled() and task.exception() is not None:
                 self.failure = self.failure or task.exception()
-            if not process.alive and self.rng.random() < 0.5:
+            process.exit()
+            if not task.done() and self.rng.random() < 0.5:
                 supervisor = self.process("supervisor", number)
                 supervisor.spawn(self._report_death(supervisor, process), "supervisor")
             if not self._over:
@@ -171,16 +181,23 @@ class Simulation:
         left = mine
         while left:
             process = self.process("publisher", number)
-            publisher = Publisher(self.plan, process, self.app(process), left, number)
-            task = process.spawn(publisher.run(), "publisher")
+            task = process.spawn(self._be_publisher(process, left, number), "publisher")
             self.working[100 + number] = process, task
             while process.alive and not task.done():
                 await asyncio.sleep(0.05)
             if task.done():
                 task.result()
+                process.exit()
                 return
             left = [said for said in left if not said.tried]
             await asyncio.sleep(self.rng.uniform(0.05, 1.0))
+
+    async def _be_publisher(self, process: Process, mine: list[Said], number: int) -> None:
+        """Publish; then close what is open, or leave that to the system."""
+        app = self.app(process)
+        await Publisher(self.plan, process, app, mine, number).run()
+        if number % 2:
+            await app.close()
 
     async def _operate(self, operator: Process) -> None:
         """Retry dead letters now and then, mended or not."""
@@ -202,6 +219,7 @@ class Simulation:
             (plan.restarts, self._restart),
             (plan.outages, self._outage),
             (plan.jumps, self._jump),
+            (plan.disks if plan.journal else 0, self._fill_disk),
         ]
         faults = [(rng.uniform(0.0, plan.seconds), fault) for count, fault in kinds for _ in range(count)]
         return sorted(faults, key=lambda fault: fault[0])
@@ -234,6 +252,15 @@ class Simulation:
         self.fault("clock", process.name, seconds)
         self.store.watch.latest_ms = max(self.store.watch.latest_ms, self.store.now_ms())
         process.skew += seconds
+
+    def _fill_disk(self) -> None:
+        seconds = self.rng.uniform(0.1, 1.0) * self.plan.visibility
+        self.fault("disk", seconds)
+        self.disk.full = True
+        self.loop.call_later(seconds, self._make_room)
+
+    def _make_room(self) -> None:
+        self.disk.full = False
 
     # The whole
 
@@ -273,6 +300,7 @@ class Simulation:
         self.note("calm")
         self.store.calm = True
         self.store.come_back()
+        self._make_room()
         await asyncio.sleep(LATEST)  # what is still on its way arrives
 
     async def _finished(self, who: str, tasks: list[asyncio.Future[None]]) -> None:
@@ -299,11 +327,16 @@ class Simulation:
     async def _nothing_is_pending(self) -> None:
         groups = [f"sim.{step}" for step in ("split", "audit", "collect", "finish")]
         deadline = self.loop.time() + _REST
-        while pending := await self.store.log.pending(groups):
+        while True:
+            journalled = self.disk.events()
+            pending = await self.store.log.pending(groups)
+            if not pending and not journalled:
+                return
             if self.failure is not None:
                 raise self.failure
             if self.loop.time() > deadline:
-                raise PromiseBroken(f"{pending} events are starved: {list(self.store.watch.open.items())[:3]}")
+                waiting = list(self.store.watch.open.items())[:3]
+                raise PromiseBroken(f"{pending} events are starved: {waiting}; {journalled} are in the journals")
             await asyncio.sleep(0.1)
 
     async def _end(self, tending: list[asyncio.Future[None]]) -> None:
@@ -317,7 +350,7 @@ class Simulation:
 
     def _account(self) -> Account:
         self.store.watch.look()
-        return Account(self.plan, self.store.watch, self.world, self.said)
+        return Account(self.plan, self.store.watch, self.world, self.said, were_paused=bool(self.plan.pauses))
 
     async def _check_growth(self) -> None:
         """Let the retention go by: nothing may be left of what all steps settled."""
@@ -326,6 +359,8 @@ class Simulation:
             raise PromiseBroken(f"something is left: {stats}")
         if stats.dead_letters != len(self.store.watch.dead):
             raise PromiseBroken(f"{stats.dead_letters} dead letters, not {len(self.store.watch.dead)}")
+        if self.disk.files:
+            raise PromiseBroken(f"journals are left behind: {self.disk.files}")
         self.store_process.skew += 8 * 86_400.0
         await self.store.log.maintain()
         state = self.store.log._log.state
@@ -354,6 +389,8 @@ class Simulation:
                 import traceback
 
                 self._tell("".join(traceback.format_exception(error)))
+        if self.disk.written:
+            self.faults["journalled"] = self.disk.written
         self.note("end", failure, sorted(self.faults.items()))
         seconds = self.loop.time()
         self._over = True
@@ -367,10 +404,10 @@ class Simulation:
 def _as_world(simulation: Simulation) -> Iterator[None]:
     """Have the package take its clocks, ids, names, stores and lease keepers from a simulation."""
 
-    def connect(url: str, options: Any) -> Any:
+    def connect(url: str, options: LogOptions) -> EventLog:
         process = PROCESS.get()
         assert process is not None
-        return simulation.store.connect(process)
+        return simulation.connect(process, options)
 
     def name() -> str:
         process = PROCESS.get()
@@ -384,7 +421,8 @@ def _as_world(simulation: Simulation) -> Iterator[None]:
     ag06_retry._RANDOM.seed(simulation.plan.seed)
     clocks.use(simulation)
     try:
-        yield
+        with simulation.disk.in_use():
+            yield
     finally:
         clocks.use(None)
         event_store.open_log, ag06_worker.worker_name, ag06_worker.LeaseKeeper, admission.new_id = before

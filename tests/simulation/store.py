@@ -32,6 +32,9 @@ LATEST = 3.0
 """How long a call may be on its way, in seconds."""
 
 
+_IN_THE_LOG = frozenset((Appended.STORED, Appended.REPEATED))
+
+
 class Store:
     """The server: what it does is done in a process of its own, whatever becomes of who asked for it."""
 
@@ -107,8 +110,19 @@ class _Way:
         """Whether a fault of this rate happens now."""
         return bool(rate) and not self.store.calm and self.store.rng.random() < rate
 
-    async def call(self, name: str, work: Callable[[], Awaitable[R]], detail: object = "") -> R:
-        """Do `work` in the store, and return what it says, if all goes well; a call that may be repeated at will."""
+    async def call(
+        self,
+        name: str,
+        work: Callable[[], Awaitable[R]],
+        detail: object = "",
+        *,
+        is_final: Callable[[R], bool] = lambda _: True,
+    ) -> R:
+        """Do `work` in the store, and return what it says, if all goes well.
+
+        A call that was sent twice has its effect twice: before the one that is answered, or later, if the answer
+        `is_final`. A store must not say "nothing was stored" while another copy of the call is on its way.
+        """
         store, plan = self.store, self.store.plan
         await self.travel()
         if self.chance(plan.dies):
@@ -122,10 +136,18 @@ class _Way:
             store.note(self.client.name, name, "late", detail)
             await asyncio.sleep(store.rng.uniform(0.0, 1.0))
             raise OutcomeUnknown("the store did not answer in time")
-        if self.chance(plan.doubled):
-            twice = store.serve(work(), store.rng.uniform(0.0, 2.0) if store.rng.random() < 0.5 else 0.0)
-            twice.add_done_callback(_look_away)
-        answer = await asyncio.shield(store.serve(work()))
+        is_doubled, is_early = self.chance(plan.doubled), store.rng.random() < 0.5
+        if is_doubled and is_early:
+            store.serve(work()).add_done_callback(_look_away)
+            await self.travel()
+        try:
+            answer = await asyncio.shield(store.serve(work()))
+        except StoreUnavailable as error:
+            if is_doubled and is_early:  # one of the two may have come through
+                raise OutcomeUnknown(str(error)) from None
+            raise
+        if is_doubled and not is_early and is_final(answer):
+            store.serve(work(), store.rng.uniform(0.0, LATEST)).add_done_callback(_look_away)
         store.note(self.client.name, name, answer, detail)
         if self.chance(plan.dies):
             store.note(self.client.name, "dies after", name)
@@ -166,7 +188,8 @@ class FaultyLog(_Way):
             self.store.watch.look()
             return outcomes
 
-        return await self.call("append", work, [(record.id, record.body) for record in records])
+        detail = [(record.id, record.body) for record in records]
+        return await self.call("append", work, detail, is_final=_IN_THE_LOG.issuperset)
 
     async def register(self, workflow: str, steps: Sequence[StepSpec]) -> None:
         await self.call("register", lambda: self.store.log.register(workflow, steps))

@@ -13,7 +13,8 @@ import pytest
 from simulation.bugs import BUGS
 
 _ROOT = Path(__file__).parents[2]
-_LONGEST = 170.0
+_LONGEST = 580.0  # a hang, not slowness: other work may have the machine
+pytestmark = pytest.mark.timeout(600)
 
 
 async def simulation(*arguments: str, hash_seed: str = "random") -> tuple[int, str]:

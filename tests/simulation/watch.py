@@ -120,8 +120,7 @@ class Watch:
     def records(self, records: Iterable[Record]) -> None:
         """Take note of when records are due, before they are stored."""
         for record in records:
-            if record.due_ms:
-                self.due.setdefault(record.id, record.due_ms)
+            self.due[record.id] = min(record.due_ms, self.due.get(record.id, record.due_ms))
 
     # Leases
 
