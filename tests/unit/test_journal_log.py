@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -199,3 +201,31 @@ async def test_a_log_whose_store_is_away_when_it_is_opened_takes_events(tmp_path
     await both.straight()
     assert await both.numbers() == [1]
     await both.log.close()
+
+
+async def test_a_journal_that_breaks_while_it_is_used_gives_what_can_be_saved_and_holds_nobody_up(
+    both: Both, caplog: pytest.LogCaptureFixture
+) -> None:
+    await kept(both, *range(200))
+    path = Path(both.state.path)
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        data = path.read_bytes()
+        page = data.index(b'"number":100}') // 4096 * 4096
+        with path.open("r+b") as file:
+            file.seek(page)
+            file.write(bytes(100))
+        other.execute("UPDATE sqlite_sequence SET seq = seq + 1")  # what the log has in its cache counts no more
+        other.commit()
+    with caplog.at_level(logging.ERROR, "ag06"):
+        both.fail(None)
+
+        async def went_on() -> bool:
+            return not both.state.active
+
+        await when(went_on)
+    found = await both.numbers()
+    assert len(found) > 150
+    assert found == sorted(set(found))
+    assert f"kept as {path}.corrupt" in caplog.text
+    assert await both.log.append([record(200)]) == [STORED]

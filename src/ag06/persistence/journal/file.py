@@ -31,6 +31,8 @@ CREATE TABLE IF NOT EXISTS entries (
   synced INTEGER NOT NULL, record BLOB, checksum BLOB) STRICT;
 CREATE INDEX IF NOT EXISTS entries_by_identity ON entries (identity);
 """
+_RARE_CHECKPOINTS = "PRAGMA wal_autocheckpoint = 4096"
+"""Pages, 16 MiB: a checkpoint keeps everyone waiting, and most journals are gone before they need one."""
 _PAGE = 500
 _PAGE_BYTES = 1 << 20
 _TIMEOUT = 10.0
@@ -59,6 +61,8 @@ class JournalFile:
         self.oldest_ms: int | None = None
         self.damaged = False
         """Whether a copy of it was set aside."""
+        self.broken = False
+        """Whether SQLite cannot read it any more: opened anew, it gives what can be saved."""
         self._drained = -1
         self._bad: set[int] = set()
         self._unmarked = False
@@ -71,10 +75,16 @@ class JournalFile:
         """
         try:
             await asyncio.to_thread(self._prepare)
-            self._writer = Writer(str(self.path), _TIMEOUT, True, Waiters())
-            self._writer.start()
+            writer = Writer(str(self.path), _TIMEOUT, True, Waiters())
         except (OSError, sqlite3.Error) as error:
             raise StoreUnavailable(f"journal {self.path}: {error}; check the disk and its permissions") from error
+        writer.start()
+        try:
+            await writer.submit(lambda connection: connection.execute(_RARE_CHECKPOINTS).fetchone(), durable=False)
+        except BaseException:
+            writer.finish()
+            raise
+        self._writer = writer
 
     def _prepare(self) -> None:
         damage = wal_damage(Path(f"{self.path}-wal"))
@@ -163,7 +173,13 @@ class JournalFile:
         """Return the next records behind number `after` that the store does not have, in order."""
         while self._writer is not None:
             start = max(after, self._drained)
-            entries, bad = await self._writer.submit(partial(_read, after=start, limit=limit), durable=False)
+            try:
+                entries, bad = await self._writer.submit(partial(_read, after=start, limit=limit), durable=False)
+            except StoreUnavailable:
+                raise
+            except StoreError:
+                self.broken = True
+                raise
             await self._report([number for number in bad if number not in self._bad])
             if entries:
                 if after <= self._drained:

@@ -13,9 +13,10 @@ import msgspec
 
 from ag06.breaker import CircuitBreaker
 from ag06.errors import AG06Error, CircuitOpen, OutcomeUnknown, StoreError, StoreUnavailable
-from ag06.persistence.journal.claim import Claim, Claims
+from ag06.persistence.journal.claim import Claims
 from ag06.persistence.journal.draining import Draining
 from ag06.persistence.journal.file import JournalFile
+from ag06.persistence.journal.orphans import adopt
 from ag06.persistence.journal.passing import PassingLog
 from ag06.persistence.journal.state import JournalState
 from ag06.persistence.journal.waiting import WaitingRoom
@@ -278,29 +279,19 @@ class JournaledLog(PassingLog):
     async def _adopt_orphans(self) -> None:
         """Take over the journals of processes that are gone."""
         self._looked = time.monotonic()
-        looking = asyncio.get_running_loop().run_in_executor(None, self._claims.orphans)
-        try:
-            claims = await asyncio.shield(looking)
-        except OSError as error:
-            _logger.warning("cannot look for journals in %s: %s", self._claims.directory, error)
-            return
-        except asyncio.CancelledError:
-            looking.add_done_callback(_let_go)
-            raise
-        try:
-            for claim in list(claims):
-                file = JournalFile(claim)
-                try:
-                    await file.open()
-                except StoreUnavailable as error:
-                    _logger.error("%s; its events wait there", error)  # noqa: TRY400 - the traceback says no more
-                    continue
-                claims.remove(claim)
-                self._orphans.append(file)
-                _logger.warning("journal %s of a process that is gone: %d events to hand on", file.path, file.events)
-        finally:
-            for claim in claims:
-                claim.let_go(delete=False)
+        self._orphans += await adopt(self._claims)
+
+    async def _open_anew(self) -> None:
+        """Close journals that cannot be read any more and take them over like those of the dead, which saves a lot."""
+        if self._file is not None and self._file.broken:
+            self._orphans.append(self._file)
+            self._file = None
+        broken = [file for file in self._orphans if file.broken]
+        for file in broken:
+            await file.close()
+            self._orphans.remove(file)
+        if broken:
+            await self._adopt_orphans()
 
     # Out of the journal
 
@@ -322,6 +313,7 @@ class JournaledLog(PassingLog):
                     known = isinstance(error, AG06Error)
                     # A traceback only where nothing but that says what happened.
                     _logger.error("draining the journal failed, it is tried again: %s", error, exc_info=not known)  # noqa: TRY400
+                await self._open_anew()
                 await self._waits(error)
                 await asyncio.sleep(PROBE_SECONDS)  # the breaker stays closed for it
         self._outage.over()
@@ -404,10 +396,3 @@ async def _within(seconds: float) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise StoreUnavailable(f"the store did not answer within {seconds:g} s") from None
-
-
-def _let_go(looking: asyncio.Future[list[Claim]]) -> None:
-    """Give up the claims that came too late for a caller who was cancelled."""
-    if not looking.cancelled() and looking.exception() is None:
-        for claim in looking.result():
-            claim.let_go(delete=False)
