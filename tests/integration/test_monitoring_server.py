@@ -418,14 +418,17 @@ async def test_a_handler_that_fails_or_hangs_is_an_error_without_its_secrets(
         assert (await client.ask("/status")).status == 200
 
 
-async def test_an_answer_that_breaks_off_is_seen_to_be_cut(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [ValueError("no more"), ConnectionResetError("no more"), TimeoutError("no more")])
+async def test_an_answer_that_breaks_off_is_seen_to_be_cut(
+    serve: Serve, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
     closed = asyncio.Event()
 
     async def half(_: Request) -> Response:
         async def pieces() -> AsyncIterator[bytes]:
             try:
                 yield b"half of it"
-                raise ValueError("no more")
+                raise error
             finally:
                 closed.set()
 

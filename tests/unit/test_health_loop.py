@@ -5,6 +5,7 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -65,6 +66,20 @@ async def test_a_watch_can_be_started_again() -> None:
         assert watch.stalled_seconds
         await until(lambda: not watch.stalled_seconds)
         watch.stop()
+
+
+def test_a_loop_that_was_closed_is_watched_no_more() -> None:
+    watch = LoopWatch(beat=0.01, stall=0.05)
+
+    async def start() -> threading.Thread:
+        watch.start()
+        (thread,) = (thread for thread in threading.enumerate() if thread.name == "ag06-loop-watch")
+        return thread
+
+    thread = asyncio.run(start())
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+    assert watch.last_stall is None
 
 
 _PROCESS = """

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from urllib.parse import unquote
@@ -174,19 +175,10 @@ class Connection:
             await self._write_pieces(response.body)
 
     async def _write_pieces(self, pieces: AsyncIterator[bytes]) -> None:
-        try:
-            if self._method != "HEAD":
-                async for piece in pieces:
+        if self._method != "HEAD":
+            async with contextlib.aclosing(_told_of(pieces)) as told:
+                async for piece in told:
                     await self._send(h11.Data(data=piece))
-        except (ConnectionError, TimeoutError):
-            raise
-        except Exception as error:
-            _logger.exception("an answer broke off in its middle")
-            raise ConnectionAbortedError("the answer broke off") from error
-        finally:
-            close = getattr(pieces, "aclose", None)
-            if close is not None:
-                await close()
         await self._send(h11.EndOfMessage())
 
     async def _send(self, *events: h11.Event) -> None:
@@ -234,3 +226,17 @@ def _request(head: h11.Request, body: bytes) -> Request:
     if not target.startswith("/"):
         raise _Refused(problem(400, "the target of a request must be a path"))
     return Request(head.method.decode("ascii"), unquote(target), query, headers, body)
+
+
+async def _told_of(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """Yield the pieces, close them, and tell the log of an error of theirs, which is no error of the peer."""
+    try:
+        async for piece in pieces:
+            yield piece
+    except Exception as error:
+        _logger.exception("an answer broke off in its middle")
+        raise ConnectionAbortedError("the answer broke off") from error
+    finally:
+        close = getattr(pieces, "aclose", None)
+        if close is not None:
+            await close()

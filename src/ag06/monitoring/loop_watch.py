@@ -70,7 +70,9 @@ class LoopWatch:
         self._ended = threading.Event()
         self._due = self._clock() + self._beat
         self._handle = loop.call_later(self._beat, self._on_beat, loop)
-        self._thread = threading.Thread(target=self._watch, args=(self._ended,), name="ag06-loop-watch", daemon=True)
+        self._thread = threading.Thread(
+            target=self._watch, args=(loop, self._ended), name="ag06-loop-watch", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -93,11 +95,11 @@ class LoopWatch:
         if self._on_lag is not None:
             self._on_lag(self.lag)
 
-    def _watch(self, ended: threading.Event) -> None:
+    def _watch(self, loop: asyncio.AbstractEventLoop, ended: threading.Event) -> None:
         """Run in the thread; each stall is told once when it is seen, and once when it is over."""
         current: Stall | None = None
         awake = self._clock()
-        while not ended.wait(self._beat):
+        while not ended.wait(self._beat) and not loop.is_closed():
             now, due = self._clock(), self._due
             stood_still, awake = now - awake > self._stall, now
             late = now - due
