@@ -109,7 +109,7 @@ def _setting(setting: Setting) -> Finding:
         check_setting(setting)
     except ConfigurationError as error:
         return Finding(topic, "fail", str(error))
-    return Finding(topic, "pass", f"{masked(setting.value)} (from {setting.origin})")
+    return Finding(topic, "pass", f"{masked(setting.value) or 'not set'} (from {setting.origin})")
 
 
 async def _store(store: str | None) -> tuple[list[Finding], int]:
