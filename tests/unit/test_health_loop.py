@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import subprocess
-import sys
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -82,30 +80,36 @@ def test_a_loop_that_was_closed_is_watched_no_more() -> None:
     assert watch.last_stall is None
 
 
-_PROCESS = """
-import asyncio
-from ag06.monitoring.loop_watch import LoopWatch
+class Script:
+    """In the place of the event that ends a watch: each wait of the thread is one step of a test."""
 
-async def main():
-    beats = []
-    watch = LoopWatch(beats.append, beat=0.02, stall=0.3)
-    watch.start()
-    print("ready", flush=True)
-    while max(beats, default=0) < 0.5:  # the pause shows in the lateness
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.2)
-    print(watch.last_stall, flush=True)
+    def __init__(self, *steps: Callable[[], None]) -> None:
+        self.steps = list(steps)
 
-asyncio.run(main())
-"""
+    def wait(self, _: float) -> bool:
+        if not self.steps:
+            return True
+        self.steps.pop(0)()
+        return False
 
 
 def test_a_process_that_stood_still_as_a_whole_was_not_held_up_by_its_code() -> None:
-    with subprocess.Popen([sys.executable, "-c", _PROCESS], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(1.0)  # the fault itself
-        process.send_signal(signal.SIGCONT)
-        assert process.stdout.readline() == "None\n"
-        assert process.wait(SECONDS) == 0
+    now = [0.0]
+    watch = LoopWatch(beat=0.25, stall=1.0, clock=lambda: now[0])
+    loop = asyncio.new_event_loop()
+
+    def pass_time(seconds: float, *, beat: bool) -> Callable[[], None]:
+        def step() -> None:
+            now[0] += seconds
+            if beat:
+                watch._on_beat(loop)
+
+        return step
+
+    suspended = [pass_time(0.25, beat=True), pass_time(100, beat=False), pass_time(0.01, beat=True)]
+    watch._watch(loop, Script(*suspended))  # type: ignore[arg-type]
+    assert watch.last_stall is None
+    held_up = [pass_time(0.25, beat=True), *[pass_time(0.25, beat=False)] * 5]
+    watch._watch(loop, Script(*held_up))  # type: ignore[arg-type]
+    assert watch.last_stall is not None
+    loop.close()
