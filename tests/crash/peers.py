@@ -1,8 +1,8 @@
 """AG06, FastStream and taskiq-redis under the same kills, side by side: `python -m tests.crash.peers [FAULT]`.
 
 Nothing is asserted: it measures. Every tool has the same server (`appendonly yes`, `appendfsync always`), two workers
-that are started again when they end, and publishers that try a refused number again. Lost is a number that the tool took
-and whose effect never came; doubled is one whose effect came more than once.
+that are started again when they end, and publishers that try a refused number again. Lost is a number that the tool
+took and whose effect never came; doubled is one whose effect came more than once.
 """
 
 from __future__ import annotations

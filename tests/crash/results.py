@@ -24,14 +24,20 @@ FULL = {
     "SIGSTOP past the lease": 200,
     "network cut or slow": 200,
     "clock jump": 100,
+    "two hours of events": 1,
 }
 """The cycles of a whole run, by fault."""
 
 
 def cycles(fault: str, quick: int) -> int:
-    """Return how often to do it: `quick` times, or `$AG06_TORTURE` (such as 100%) of a whole run."""
+    """Return how often to do it: `quick` times, or as often as in the share of a whole run that was asked for."""
+    return share_of(FULL[fault], quick)
+
+
+def share_of(whole: int, quick: int) -> int:
+    """Return `quick`, or `$AG06_TORTURE` (such as 100%) of a `whole` run."""
     share = os.environ.get("AG06_TORTURE")
-    return quick if share is None else max(1, round(FULL[fault] * float(share.rstrip("%")) / 100))
+    return quick if share is None else max(1, round(whole * float(share.rstrip("%")) / 100))
 
 
 class Toll(msgspec.Struct):
@@ -92,6 +98,8 @@ def _note(path: Path, row: Toll) -> None:
             rows[places[0]] = row
         else:
             rows.append(row)
+        faults = list(FULL)
+        rows.sort(key=lambda row: faults.index(row.fault))
         file.truncate(0)
         file.write(msgspec.json.format(msgspec.json.encode(Report(_machine(), rows)), indent=1) + b"\n")
 

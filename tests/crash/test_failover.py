@@ -35,7 +35,7 @@ async def test_a_replica_that_takes_over_has_everything_that_was_confirmed_as_re
         await says(replica, "INFO", "replication", reply=b"master_link_status:up")
         with toll(FAULT, f"Valkey, {waiting}") as counted:
             async with Load(name.url, durability="replicated", timeout=2.0).running(counted) as load:
-                for _ in range(cycles(FAULT, 2)):
+                for _ in range(cycles(FAULT, 1)):
                     await load.some_more(random.randint(20, 200))
                     await asyncio.to_thread(primary.kill)
                     replicate(replica, "NO", "ONE")

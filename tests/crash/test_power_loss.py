@@ -20,7 +20,7 @@ from crash.results import Toll, cycles, toll
 from servers import ValkeyServer
 
 FAULT = "power loss"
-CYCLES = cycles(FAULT, 6)
+CYCLES = cycles(FAULT, 4)
 SLOW_CYCLES = cycles(FAULT, 1)
 """Where a sync takes a second."""
 ROUND = 10

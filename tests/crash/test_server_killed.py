@@ -24,7 +24,7 @@ async def test_a_killed_server_loses_nothing_and_its_workers_go_on(
     try:
         with toll(FAULT, f"Valkey, {journal}") as counted:
             async with Load(server.url, durability="fsync").running(counted) as load:
-                for _ in range(cycles(FAULT, 3)):
+                for _ in range(cycles(FAULT, 2)):
                     await load.some_more(random.randint(1, 300))
                     await asyncio.to_thread(server.kill)
                     await asyncio.sleep(random.uniform(0.0, 0.5))

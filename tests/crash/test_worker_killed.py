@@ -112,7 +112,7 @@ async def chain(url: str, counted: Toll) -> AsyncIterator[Chain]:
 async def test_killed_workers_lose_nothing_and_are_heard_once(store: str, url: str) -> None:
     fault = "SIGKILL of a worker"
     with toll(fault, store) as counted:
-        count = cycles(fault, 12)
+        count = cycles(fault, 6)
         async with chain(url, counted) as running:
             while counted.cycles < count:
                 kills = range(min(AT_ONCE, count - counted.cycles))
