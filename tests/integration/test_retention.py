@@ -252,6 +252,7 @@ WRONG = [
     (Retention(archive_after=5.0, archive="nonsense://a"), "nonsense"),
     (Retention(archive_after=5.0, archive="a"), "is no URL"),
     (Retention(types={"": Retention()}), "type: must not be empty"),
+    (Retention(types={"a": Retention(archive="memory://a")}), "retention of 'a' says nothing"),
     (Retention(types={"a": 5.0}), "a Retention without types"),  # type: ignore[dict-item]
     (Retention(types={"a": Retention(types={"b": Retention()})}), "a Retention without types"),
     (Retention(types=["a"]), "a mapping from a type"),  # type: ignore[arg-type]

@@ -223,13 +223,12 @@ def test_what_must_be_archived_first_is_never_deleted_by_the_log_itself() -> Non
             "archived": Retention(archive_after=5.0, delete_after=60.0),
             "kept": Retention(delete_after=0),
             "short": Retention(delete_after=1.0),
-            "default": Retention(),
         },
     )
     seconds, by_type, policies = check_retention(retention)
     assert seconds == 50.0
     assert by_type == {"archived": 0.0, "kept": 0, "short": 1.0}
-    assert [policy.archive for policy in policies] == ["memory://a"] * 5
+    assert [policy.archive for policy in policies] == ["memory://a"] * 4
     assert check_retention(None) == (None, {}, [])
     assert check_retention(7) == (7, {}, [])
 

@@ -78,12 +78,11 @@ def check_retention(value: float | Retention | None) -> tuple[float | None, dict
             raise ConfigurationError(f"retention: {error}") from None
         if not isinstance(own, Retention) or own.types:
             raise ConfigurationError(f"retention: types[{event_type!r}]={own!r}; a Retention without types of its own")
+        if own.archive_after is None and own.delete_after is None:
+            raise ConfigurationError(f"retention of {event_type!r} says nothing; delete_after=0 keeps it for ever")
         policies.append(_policy(event_type, own, value.archive))
-    live = {policy.type: _live(policy) for policy in policies}
-    default = live.pop(None)
-    # A type whose policy says nothing keeps the store's default; only the types beside it need a number.
-    by_type = {event_type: seconds for event_type, seconds in live.items() if event_type and seconds is not None}
-    return default, by_type, [policy for policy in policies if policy.archive]
+    by_type = {policy.type: _live(policy) or 0.0 for policy in policies if policy.type is not None}
+    return _live(policies[0]), by_type, [policy for policy in policies if policy.archive]
 
 
 def _policy(event_type: str | None, given: Retention, archive: str | None) -> Policy:

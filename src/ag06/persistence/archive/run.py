@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal
 
@@ -174,12 +175,13 @@ class _Run:
         dropping: asyncio.Task[None] | None = None
         try:
             for start in range(0, len(queries), _MOST_QUERIES):
-                async for manifest in self._manifests(writer, queries[start : start + _MOST_QUERIES]):
-                    kept = await self._keep(manifest.run)
-                    self._done.append(kept)
-                    if dropping is not None:
-                        await dropping
-                    dropping = asyncio.create_task(self._drop(kept), name="ag06 archive drop")
+                async with aclosing(self._manifests(writer, queries[start : start + _MOST_QUERIES])) as written:
+                    async for manifest in written:
+                        kept = await self._keep(manifest.run)
+                        self._done.append(kept)
+                        if dropping is not None:
+                            await dropping
+                        dropping = asyncio.create_task(self._drop(kept), name="ag06 archive drop")
             if dropping is not None:
                 await dropping
         finally:
@@ -188,14 +190,15 @@ class _Run:
                 dropping.cancel()  # it may take long; the next run goes on with it
                 await asyncio.wait([dropping])
 
-    async def _manifests(self, writer: BatchWriter, queries: Sequence[Query]) -> AsyncIterator[Manifest]:
+    async def _manifests(self, writer: BatchWriter, queries: Sequence[Query]) -> AsyncGenerator[Manifest]:
         """Write what the queries find; yield each manifest once it is written as well."""
-        async for piece in _pieces([self._log.read(query) for query in queries]):
-            await self._thread.call(writer.add, piece)
-            self._written = writer.events
-            self._tell("writing")
-            if writer.full and (manifest := await self._finish(writer)) is not None:
-                yield manifest
+        async with aclosing(_pieces([self._log.read(query) for query in queries])) as pieces:
+            async for piece in pieces:
+                await self._thread.call(writer.add, piece)
+                self._written = writer.events
+                self._tell("writing")
+                if writer.full and (manifest := await self._finish(writer)) is not None:
+                    yield manifest
         if (manifest := await self._finish(writer)) is not None:
             yield manifest
 
@@ -238,7 +241,7 @@ def _queries(cuts: Sequence[Cut]) -> list[Query]:
     return [Query(types=tuple(types), below=below) for below, types in sorted(together.items())]
 
 
-async def _pieces(sources: Sequence[AsyncIterator[list[Stored]]]) -> AsyncIterator[list[Stored]]:
+async def _pieces(sources: Sequence[AsyncIterator[list[Stored]]]) -> AsyncGenerator[list[Stored]]:
     """Yield what the sources have in the order of the log, in pieces that are worth a turn of the thread."""
     merger: Merger[Stored] = Merger(attrgetter("position"))
     for source in sources:
