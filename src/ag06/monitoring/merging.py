@@ -243,8 +243,8 @@ class ProcessGroup:
                 left = [name for name in past.names if name in self._names()]
                 self._replace_past(Past([*left, *new], families))
             for name in dead:
-                for suffix in (SLOTS, INDEX):
-                    (self._directory / (name + suffix)).unlink(missing_ok=True)
+                for suffix in (SLOTS, INDEX):  # as long as there is an index, its name stays in the past
+                    self._remove(self._directory / (name + suffix))
 
     def _claim_dead(self, open_files: contextlib.ExitStack) -> dict[str, int]:
         """Return the locked index of each process that is gone, by name."""
@@ -284,6 +284,9 @@ class ProcessGroup:
         except msgspec.DecodeError as error:
             _logger.warning("%s: %s; what ended processes had counted is lost", path, error)
             return Past()
+
+    def _remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
 
     def _replace_past(self, past: Past) -> None:
         new = self._directory / _NEXT
