@@ -472,6 +472,45 @@ async def test_a_peer_that_sends_byte_by_byte_does_not_hold_its_connection(serve
         assert (await over).startswith(b"HTTP/1.1 408")
 
 
+async def test_an_error_after_a_head_request_has_its_body(serve: Serve) -> None:
+    async with Client(await serve()) as client, asyncio.timeout(SECONDS):
+        await client.ask("/status", "HEAD")
+        client.writer.write(b"garbage\r\n\r\n")
+        got = await client.reader.read(-1)
+    assert got.startswith(b"HTTP/1.1 400 ")
+    assert got.endswith(b"}")
+
+
+async def test_a_peer_that_vanishes_is_no_error_of_the_server(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    ended = asyncio.Event()
+
+    async def endless(_: Request) -> Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield b"x" * 65_536
+                    await asyncio.sleep(0)
+            finally:
+                ended.set()
+
+        return Response(200, pieces())
+
+    server = await serve({("GET", "/endless"): endless})
+    async with asyncio.timeout(SECONDS):
+        for request in (b"GET /endless HTTP/1.1\r\nhost: localhost\r\n\r\n", b"GET /endless HTTP/1.0\r\n\r\n"):
+            ended.clear()
+            async with Client(server) as client:
+                client.writer.write(request)
+                await client.reader.readexactly(1000)
+                client.writer.transport.abort()
+            await ended.wait()
+        async with Client(server) as client:
+            client.writer.write(b"POST /status HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nhalf")
+        assert (await ask(server, "/status")).status == 200
+        await server.close(grace=SECONDS)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 async def test_a_peer_that_does_not_read_its_answer_is_left(serve: Serve) -> None:
     ended = asyncio.Event()
 

@@ -102,6 +102,7 @@ class Connection:
 
     async def _serve_one(self) -> bool:
         """Answer one request; return whether the connection can take another."""
+        self._method = "GET"
         try:
             request = await self._read_request()
             if request is None:
@@ -190,8 +191,9 @@ class Connection:
     async def _end(self) -> None:
         if self._http.our_state in {h11.SEND_BODY, h11.ERROR}:
             # The peer must see that the answer is not whole, which without chunks only a reset tells.
-            peer = self._writer.get_extra_info("socket")
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            with contextlib.suppress(OSError):  # it may be gone already
+                peer = self._writer.get_extra_info("socket")
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._writer.transport.abort()
         try:
             async with asyncio.timeout(_LINGER_SECONDS):
