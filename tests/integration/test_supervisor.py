@@ -36,6 +36,37 @@ async def test_a_stop_while_workers_start_ends_them(
     assert [process for process in processes if process.returncode is None] == []
 
 
+async def test_a_fleet_that_worked_outlives_a_mistake_and_works_again_when_it_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is refused at its start ends with 2; that stops the others only if it was so from the first."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ag06.runtime.supervisor._HEALTHY_SECONDS", 0.0)  # it has worked for a while
+    alive = FLOW + "\nimport os; open(f'alive.{os.getpid()}', 'w').close()"
+    flow = tmp_path / "flow.py"
+    flow.write_text(alive)
+    codes: list[int] = []
+    supervisor = Supervisor(
+        "flow:app",
+        1,
+        EventStore("sqlite:///flow.db"),
+        store="sqlite:///flow.db",
+        on_death=lambda _, code: codes.append(code),
+    )
+    running = asyncio.create_task(supervisor.run())
+    await until(lambda: len(list(tmp_path.glob("alive.*"))) == 1)
+    flow.write_text("from ag06 import ConfigurationError\nraise ConfigurationError('refused')")
+    (worker,) = supervisor.workers
+    assert worker.process is not None
+    worker.process.kill()
+    await until(lambda: codes.count(2) >= 2, 60)
+    flow.write_text(alive)
+    await until(lambda: len(list(tmp_path.glob("alive.*"))) == 2, 60)
+    supervisor.stop()
+    assert await asyncio.wait_for(running, 30) == 0
+    assert set(codes) == {-9, 2}
+
+
 async def test_workers_of_one_fleet_divide_the_constant_rate_of_the_retry_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

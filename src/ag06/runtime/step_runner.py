@@ -14,6 +14,7 @@ from ag06.errors import AG06Error, CircuitOpen, StepFailed, StoreError
 from ag06.event import Event, decode_event
 from ag06.persistence.admission import Admission
 from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement, Subscription
+from ag06.persistence.outage import Outage
 from ag06.retry import RetryBudget
 from ag06.retry_after import requested_wait
 from ag06.runtime.committer import Committer
@@ -119,6 +120,7 @@ class StepRunner:
     # Fetch
 
     async def _feed(self) -> None:
+        outage = Outage(f"fetch of step {self.step.group}")
         wait = 0.05
         while True:
             target = self._prefetch.target
@@ -134,10 +136,11 @@ class StepRunner:
             try:
                 deliveries = await self.subscription.fetch(room, _FETCH_WAIT)
             except StoreError as error:
-                _logger.warning("step %s cannot fetch, trying again: %s", self.step.group, error)
+                outage.failed(error)
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, 5.0)
                 continue
+            outage.over()
             wait = 0.05
             self._accept(deliveries)
             await asyncio.sleep(0)  # let the calls start before the next fetch takes its time
@@ -293,15 +296,17 @@ class StepRunner:
             return None
 
     async def _note_start(self, delivery: Delivery) -> None:
+        outage = Outage(f"start of step {self.step.group}")
         wait = 0.05
         while True:
             try:
                 await self.subscription.mark_started([delivery])
             except StoreError as error:
-                _logger.warning("step %s waits for the store to note a start: %s", self.step.name, error)
+                outage.failed(error)
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, 5.0)
             else:
+                outage.over()
                 return
 
     def _context(self, events: list[Event[Any]], delivery: Delivery) -> Context:

@@ -20,7 +20,7 @@ _HEALTHY_SECONDS = 30.0
 _SETTLE_SECONDS = 5.0
 
 USER_MISTAKE = 2
-"""Exit code of a worker that cannot work as it is configured; it is not started again."""
+"""Exit code of a worker that cannot work as it is configured; if it never could, it is not started again."""
 STORE_VARIABLE = "AG06_RUN_STORE"
 """What `ag06 run` takes for `--store` where that is not given: a URL may hold a password, and every user of a machine
 sees command lines."""
@@ -72,6 +72,7 @@ class Supervisor:
         self._grace = grace
         self._on_death = on_death
         self._stopping = asyncio.Event()
+        self._began = 0.0
         self.workers = [WorkerProcess(index) for index in range(workers)]
 
     def stop(self) -> None:
@@ -84,6 +85,7 @@ class Supervisor:
 
     async def run(self) -> int:
         """Run until `stop`; return 0, or the exit code of a worker that cannot work."""
+        self._began = asyncio.get_running_loop().time()
         keepers = [asyncio.create_task(self._keep(worker), name=f"worker {worker.index}") for worker in self.workers]
         try:
             codes = await asyncio.gather(*keepers)
@@ -121,7 +123,8 @@ class Supervisor:
             )
             if self._on_death is not None:
                 self._on_death(worker, code)
-            if code == USER_MISTAKE:
+            # What worked for a while is no mistake of configuration: a store that refuses its user now, say.
+            if code == USER_MISTAKE and loop.time() - self._began < _HEALTHY_SECONDS:
                 self.stop()
                 return code
             pause = _FIRST_PAUSE if lived > _HEALTHY_SECONDS else min(pause * 2, _LONGEST_PAUSE)

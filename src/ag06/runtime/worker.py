@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
@@ -24,11 +25,26 @@ from ag06.runtime.step_runner import Shared, StepRunner
 
 _logger = logging.getLogger("ag06.runtime")
 _MAINTENANCE_SECONDS = 1.0
+_live: Counter[str] = Counter()  # names of the workers in this process: several workflows may share one
 
 
 def worker_name() -> str:
     """Return the name this process works under: `$AG06_WORKER`, or a fresh one that names host and process."""
     return os.environ.get("AG06_WORKER") or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+
+
+async def claim_name(log: EventLog) -> str:
+    """Return `worker_name()`; what a dead worker of that name held is handed out first, not kept alive by this one.
+
+    A name that `$AG06_WORKER` fixes must be unique among the workers that live: the later of two would take the
+    deliveries of the earlier one.
+    """
+    name = worker_name()
+    if os.environ.get("AG06_WORKER") and not _live[name]:
+        count = await log.release_worker(name)
+        if count:
+            _logger.warning("an earlier worker %s left %d deliveries behind; they are handed out again", name, count)
+    return name
 
 
 def retry_budget() -> RetryBudget:
@@ -65,6 +81,7 @@ class Worker:
 
     def start(self) -> None:
         """Start fetching and calling."""
+        _live[self.name] += 1
         self._housekeepers.append(self._spawn(self._repeat("housekeeping", self._log.maintain), "housekeeping"))
         if self._retention is not None:
             # It may take minutes, for which the other housekeeping does not wait.
@@ -77,6 +94,7 @@ class Worker:
     async def stop(self, grace: float) -> None:
         """Stop fetching, finish or give back what is in flight within `grace` seconds, leave the groups."""
         self._stopping = True
+        _live[self.name] -= 1
         deadline = asyncio.get_running_loop().time() + grace
         for housekeeper in self._housekeepers:
             housekeeper.cancel()

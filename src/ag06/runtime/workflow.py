@@ -24,7 +24,7 @@ from ag06.retry import Retry
 from ag06.runtime.dead_letters import DeadLetters
 from ag06.runtime.outcome import Listener
 from ag06.runtime.step import Start, Step, caller_frame, check_brackets, declare_step
-from ag06.runtime.worker import Worker
+from ag06.runtime.worker import Worker, claim_name
 
 _logger = logging.getLogger("ag06.runtime")
 _LONGEST_PAUSE = 5.0  # between looks for a store that is away at the start, in seconds
@@ -295,10 +295,12 @@ class Workflow:
             raise ConfigurationError(f"workflow {self.name!r} runs already in this process")
         self._running = True
         try:
+            log = await self._log()
             worker = self._worker = Worker(
                 self.name,
                 list(self.steps.values()),
-                await self._log(),
+                log,
+                name=await claim_name(log),
                 admission=self.events.admission,
                 visibility=self.visibility_timeout,
                 listeners=self._listeners,

@@ -22,6 +22,8 @@ _SWEEP_MS = 250
 _LARGEST_FETCH = 1_000
 _FETCH_BYTES = 4 << 20
 _LONGEST_BACKOFF = 5.0
+SLACK = 64
+"""Entries that a worker may have pending in one stream beyond those it knows of."""
 _FROM_ITSELF = 2  # as in fetch.lua
 _by_rank = attrgetter("key")
 
@@ -180,7 +182,7 @@ class Receiver:
 
     async def _give_back(self, news: list[tuple[bytes, Any]]) -> None:
         tokens = [(level + b":" + identity).decode() for level, entries in news for identity, _ in entries]
-        bound = len(self._held) + len(tokens) + 64
+        bound = len(self._held) + len(tokens) + SLACK
         packed = msgspec.msgpack.encode(tokens)
         await self._wire.run("release", self._group, self.event_type, self._worker, bound, packed)
 

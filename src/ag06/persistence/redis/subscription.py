@@ -14,12 +14,11 @@ from ag06.persistence.log import Acknowledge, Delivery, Durability, Settlement
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.durability import Sync, check_waited, find_sync
 from ag06.persistence.redis.receipts import Call, Receipts
-from ag06.persistence.redis.receiving import Receiver, Recovery, hand_back
+from ag06.persistence.redis.receiving import SLACK, Receiver, Recovery, hand_back
 from ag06.persistence.redis.settling import Work, split_work
 from ag06.persistence.redis.wire import BlockingWire, GroupLost, Wire
 
 _PAGE = 500
-_SLACK = 64
 _FAREWELL = 1.5
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -158,7 +157,7 @@ class RedisSubscription:
             return
         if self._renewing is None:
             self._renewing = BlockingWire(self._settling.address, self._settling.timeout)
-        bound = len(tokens) + _SLACK
+        bound = len(tokens) + SLACK
         for page in _pages(tokens):
             self._renewing.run("renew", self._group, event_type, self._worker, bound, _pack(page))
 
@@ -219,7 +218,7 @@ class RedisSubscription:
 
     def _bound(self) -> int:
         """More than this worker can have pending in one stream."""
-        return len(self._held) + _SLACK
+        return len(self._held) + SLACK
 
 
 def _pages(tokens: list[str]) -> Iterator[list[str]]:
