@@ -18,7 +18,7 @@ from ag06.monitoring.health import HealthRegistry
 from ag06.monitoring.http_connection import Limits
 from ag06.monitoring.http_messages import Request, Response
 from ag06.monitoring.routes import standard_routes, with_added_routes
-from ag06.monitoring.server import HttpServer, port_of
+from ag06.monitoring.server import HttpServer, open_server, port_of
 from ag06.settings import Setting
 from flows import SECONDS
 from records import eventually
@@ -314,11 +314,18 @@ def test_a_weak_key_is_refused_and_not_repeated(key: str) -> None:
 async def test_with_a_key_all_but_the_probes_ask_for_it(serve: Serve, host: str) -> None:
     server = await serve(host=host, key=KEY)
     for path in ("/health", "/metrics", "/status", "/nowhere"):
-        for wrong in ({}, {"authorization": f"Bearer {KEY}x"}, {"authorization": KEY}, {"authorization": "Bearer é"}):
+        for wrong in (
+            {},
+            {"authorization": f"Bearer {KEY}x"},
+            {"authorization": KEY},
+            {"authorization": f"Basic {KEY}"},
+            {"authorization": f"Bearer é{KEY}"},
+        ):
             answer = await ask(server, path, **wrong)
             assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
         expected = 404 if path == "/nowhere" else 200
-        assert (await ask(server, path, authorization=f"Bearer {KEY}")).status == expected
+        for right in (f"Bearer {KEY}", f"bearer  {KEY}"):
+            assert (await ask(server, path, authorization=right)).status == expected
     for probe in ("live", "ready", "startup"):
         assert (await ask(server, f"/health/{probe}")).status == 200
     by_name = await ask(server, "/status", host="machine.example", authorization=f"Bearer {KEY}")
@@ -630,6 +637,22 @@ def test_the_setting_names_a_port_or_none(value: str, port: int | None) -> None:
 def test_a_setting_that_is_no_port_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"'eighty' \(from AG06_HTTP_PORT\)"):
         port_of(Setting("http_port", "eighty", "AG06_HTTP_PORT"))
+
+
+async def test_settings_say_where_to_listen() -> None:
+    settings = {"AG06_HTTP_PORT": "0", "AG06_HTTP_HOST": "0.0.0.0"}
+    with pytest.raises(ConfigurationError, match="set AG06_HTTP_KEY"):
+        await open_server({}, environ=settings)
+    server = await open_server({}, environ={**settings, "AG06_HTTP_KEY": KEY})
+    assert server is not None
+    assert (await ask(server, "/")).status == 401
+    await server.close()
+    server = await open_server({}, host="127.0.0.1", environ=settings)
+    assert server is not None
+    assert server.url.startswith("http://127.0.0.1:")
+    assert (await ask(server, "/")).status == 404
+    await server.close()
+    assert await open_server({}, port="off", environ=settings) is None
 
 
 @pytest.fixture

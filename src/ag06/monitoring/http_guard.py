@@ -27,7 +27,7 @@ class Guard:
                 f"AG06_HTTP_KEY: a key of {len(key)} characters that cannot be used; "
                 f"take {SHORTEST_KEY} or more letters, digits and signs of ASCII, without spaces"
             )
-        self._expected = None if key is None else f"Bearer {key}".encode()
+        self._key = None if key is None else key.encode()
         self._loopback = loopback
         self._hosts = frozenset(host.lower() for host in hosts)
 
@@ -40,10 +40,10 @@ class Guard:
         origin = request.headers.get("origin")
         if origin is not None and request.method not in _SAFE and urlsplit(origin).netloc != host:
             return problem(403, "a page of another site may not change anything here")
-        if self._expected is None or request.path in PUBLIC:
+        if self._key is None or request.path in PUBLIC:
             return None
-        given = request.headers.get("authorization", "").encode()
-        if hmac.compare_digest(given, self._expected):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._key):
             return None
         return problem(401, "give the key as 'Authorization: Bearer ...'", {"www-authenticate": "Bearer"})
 

@@ -5,20 +5,48 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from operator import itemgetter
 
 from ag06.errors import ConfigurationError
 from ag06.monitoring.http_connection import Connection, Limits
 from ag06.monitoring.http_guard import Guard, is_loopback_address
 from ag06.monitoring.http_messages import Request, Response, Routes, problem
-from ag06.settings import Setting, check_setting
+from ag06.settings import Setting, check_setting, resolve
 
 _logger = logging.getLogger("ag06.monitoring")
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9090
+
+
+KEY_VARIABLE = "AG06_HTTP_KEY"
+"""Where the key comes from: the environment alone, since settings are printed."""
+
+
+async def open_server(
+    routes: Routes,
+    *,
+    host: str | None = None,
+    port: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    hosts: Collection[str] = (),
+) -> HttpServer | None:
+    """Listen where the settings `http_host` and `http_port` say, unless it is given; `None` where the port is `off`.
+
+    Raises:
+        ConfigurationError: as `HttpServer.start`, or for a setting that is no port.
+    """
+    number = port_of(resolve("http_port", port, environ=environ))
+    if number is None:
+        return None
+    where = resolve("http_host", host, environ=environ).value
+    key = (os.environ if environ is None else environ).get(KEY_VARIABLE) or None
+    server = HttpServer(routes, host=where, port=number, key=key, hosts=hosts)
+    await server.start()
+    return server
 
 
 def port_of(setting: Setting) -> int | None:
