@@ -179,6 +179,19 @@ TestDirectory = Directory.TestCase
 TestDirectory.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 
 
+@pytest.mark.parametrize("first", range(6))
+def test_folding_that_is_killed_twice_at_any_point_counts_everything_once(tmp_path: Path, first: int) -> None:
+    for second in range(9):
+        directory = tmp_path / str(second)
+        for value, lives in ((5, first), (7, second)):
+            process = Process(directory)
+            process.counter.labels("x").inc(value)
+            process.kill()
+            with contextlib.suppress(Killed):
+                finished(Mortal(directory, lives).fold())
+        assert snapshot(finished(ProcessGroup(directory).merge()))[PREFIX + 'c_total{a="x"}'] == 12.0
+
+
 def test_a_process_that_dies_while_it_is_read_is_counted_once(tmp_path: Path) -> None:
     first, second = Process(tmp_path), Process(tmp_path)
     first.counter.labels("x").inc(5)
