@@ -50,8 +50,8 @@ class BreakerMetrics(msgspec.Struct, frozen=True):
 
 
 _Permit = list[Any]
-"""Generation of the state the call began in, when it began (0.0 where nobody asks how long calls take), and the permit of
-the call around it.
+"""Generation of the state the call began in, when it began (0.0 where nobody asks how long calls take), and the permit
+of the call around it.
 
 Once the call has ended the generation is `_OVER`: a permit counts once, in however many contexts it is copied."""
 
