@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -58,6 +60,14 @@ def test_what_is_older_than_the_windows_is_forgotten(tracker: PerformanceTracker
     assert tracker.snapshot("level").count == 0
 
 
+def test_what_a_series_holds_is_bounded_however_long_it_runs(tracker: PerformanceTracker, clock: Clock) -> None:
+    series = tracker.series("level")
+    for _ in range(1000):
+        series.record(0.001)
+        clock.seconds += 10
+    assert len(series._ring) <= 6
+
+
 def test_a_pause_is_covered_by_the_rate(tracker: PerformanceTracker, clock: Clock) -> None:
     series = tracker.series("level")
     for _ in range(120):
@@ -74,12 +84,12 @@ def test_the_first_moment_makes_no_wild_rate(tracker: PerformanceTracker, clock:
 
 def test_all_steps_together_are_one_sum(tracker: PerformanceTracker, clock: Clock) -> None:
     tracker.observe("level", 0.010, count=3)
-    tracker.observe("store", 0.100, failed=True)
+    tracker.observe("store", 0.100, failed=True, count=5)
     clock.seconds += 4
     found = tracker.snapshot()
-    assert (found.count, found.errors, found.error_rate, found.throughput) == (4, 1, 0.25, 1.0)
-    assert found.latency_p99_ms == pytest.approx(10.0, rel=0.0101)
-    assert {key: each.count for key, each in tracker.snapshots().items()} == {"level": 3, "store": 1}
+    assert (found.count, found.errors, found.error_rate, found.throughput) == (8, 5, 0.625, 2.0)
+    assert found.latency_p50_ms == pytest.approx(100.0, rel=0.0101)
+    assert {key: each.count for key, each in tracker.snapshots().items()} == {"level": 3, "store": 5}
 
 
 def test_without_anything_there_is_no_latency_and_it_is_json(tracker: PerformanceTracker) -> None:
@@ -110,6 +120,15 @@ def test_too_many_keys_share_one_series(clock: Clock) -> None:
     assert tracker.snapshot().count == 9
 
 
+@pytest.fixture
+def busy_switching() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("busy_switching")
 def test_threads_that_record_at_once_lose_nothing(tracker: PerformanceTracker) -> None:
     series, start = tracker.series("level"), threading.Barrier(4)
 
