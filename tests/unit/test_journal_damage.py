@@ -120,7 +120,7 @@ async def test_an_undamaged_journal_is_handed_on_in_whole_without_an_error(
         assert not [entry for entry in caplog.records if entry.levelno >= logging.ERROR]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 async def test_a_flipped_bit_in_the_database_loses_no_record_in_silence(
     folded: Journal, seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,7 +133,7 @@ async def test_a_flipped_bit_in_the_database_loses_no_record_in_silence(
     assert saved > 10 * COUNT, "damage to a bit costs far more than a page"
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(1))
 async def test_a_flipped_bit_in_the_write_ahead_log_loses_no_record_in_silence(
     unfolded: Journal, seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -150,7 +150,7 @@ async def test_a_flipped_bit_in_any_field_of_a_frame_header_is_seen(
 ) -> None:
     assert unfolded.wal is not None
     last = len(unfolded.wal) - 4096 - 24
-    for at in [*range(0, 32, 3), *range(last, last + 24)]:
+    for at in [*range(0, 32, 8), *range(last, last + 24, 3)]:
         unfolded.lay_out(wal=flipped(unfolded.wal, at, at % 8))
         await unfolded.hands_on_or_reports(caplog)
 

@@ -94,9 +94,11 @@ async def test_nobody_waits_for_a_store_that_does_not_answer(both: Both) -> None
     await kept(both, 1)
     both.inner.may_go_on.clear()
     both.fail(None)
-    await both.tried(1)  # the recovery hangs in it
+    await both.tried(1)
+    hanging = len(both.inner.tried)
     for number in range(2, 30):
         assert await asyncio.wait_for(both.log.append([record(number)]), 10) == [STORED]
+    assert len(both.inner.tried) == hanging, "it waited until the recovery had given up"
     assert both.state.events == 29
     both.inner.may_go_on.set()
     await both.straight()
