@@ -17,6 +17,8 @@ from ag06.errors import ConfigurationError
 from ag06.monitoring.health import HealthRegistry
 from ag06.monitoring.http_connection import Limits
 from ag06.monitoring.http_messages import Request, Response
+from ag06.monitoring.metrics import Registry
+from ag06.monitoring.realtime_observer import MetricsFacade
 from ag06.monitoring.routes import standard_routes, with_added_routes
 from ag06.monitoring.server import HttpServer, open_server, port_of
 from ag06.settings import Setting
@@ -186,6 +188,21 @@ async def test_metrics_are_sent_in_slices_of_the_kind_that_is_asked_for(serve: S
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert answer.headers["transfer-encoding"] == "chunked"
     assert answer.body == b"".join(b"slice %d for text/plain\n" % number for number in range(3))
+
+
+async def test_what_the_facade_counts_is_scraped_in_the_format_asked_for(health: HealthRegistry) -> None:
+    counted = MetricsFacade(Registry())
+    counted.increment_counter("scraped", 3)
+    server = HttpServer(standard_routes(health, counted.stream, counted.snapshot), port=0)
+    await server.start()
+    plain = await ask(server, "/metrics")
+    assert plain.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert b"\nag06_workflow_scraped_total 3" in plain.body
+    openmetrics = await ask(server, "/metrics", accept="application/openmetrics-text;version=1.0.0")
+    assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
+    assert openmetrics.body.endswith(b"# EOF\n")
+    assert (await ask(server, "/status")).json["ag06_workflow_scraped_total"] == 3
+    await server.close()
 
 
 async def test_old_clients_get_metrics_without_chunks(serve: Serve) -> None:

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -20,12 +21,14 @@ def hold_the_loop_up_until_it_is_seen(watch: LoopWatch) -> None:
 
 async def test_a_loop_that_is_held_up_is_seen_with_the_place_and_its_end(caplog: pytest.LogCaptureFixture) -> None:
     watch = LoopWatch(beat=0.02, stall=0.1)
+    before = datetime.now(UTC)
     watch.start()
     with caplog.at_level(logging.WARNING, "ag06.monitoring"):
         hold_the_loop_up_until_it_is_seen(watch)
         stall = watch.last_stall
         assert stall is not None
         assert (stall.over, stall.seconds >= 0.1) == (False, True)
+        assert before - timedelta(seconds=0.1) < stall.began < datetime.now(UTC) - timedelta(seconds=0.09)
         assert "hold_the_loop_up_until_it_is_seen (" in stall.where
         assert __file__.rsplit("/", 1)[-1] in stall.where
         await until(lambda: watch.last_stall is not None and watch.last_stall.over)
@@ -64,6 +67,15 @@ async def test_a_watch_can_be_started_again() -> None:
         assert watch.stalled_seconds
         await until(lambda: not watch.stalled_seconds)
         watch.stop()
+
+
+async def test_a_stall_is_over_when_nobody_watches_any_more() -> None:
+    watch = LoopWatch(beat=0.01, stall=0.05)
+    watch.start()
+    hold_the_loop_up_until_it_is_seen(watch)
+    assert watch.stalled_seconds
+    watch.stop()
+    await until(lambda: not watch.stalled_seconds)
 
 
 def test_a_loop_that_was_closed_is_watched_no_more() -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -110,8 +110,11 @@ class LoopWatch:
             elif current is not None:
                 current = self.last_stall = msgspec.structs.replace(current, seconds=late)
             elif late >= self._stall and not stood_still:
-                current = self.last_stall = Stall(datetime.now(UTC), late, self._where(), over=False)
+                began = datetime.now(UTC) - timedelta(seconds=late)
+                current = self.last_stall = Stall(began, late, self._where(), over=False)
                 _logger.warning("the event loop is held up: no answer for %.1f s, in %s", late, current.where)
+        if current is not None:
+            self.last_stall = msgspec.structs.replace(current, over=True)
 
     def _where(self) -> str:
         frame = sys._current_frames().get(self._loop_thread)
