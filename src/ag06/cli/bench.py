@@ -56,7 +56,7 @@ async def _bench(store: str, count: int) -> list[Row]:
 
     # Names of its own: a store that is in use keeps its steps, and the backlog of this one is removed at the end.
     name = f"bench-{os.getpid()}-{time.time_ns()}"
-    app = Workflow(name, store=store)
+    app = Workflow(name, store=store, journal="off")
 
     @app.step(name, name="noop")
     async def noop(event: Event) -> None:
@@ -64,7 +64,7 @@ async def _bench(store: str, count: int) -> list[Row]:
 
     rows: list[Row] = []
     # It stays open while the workflow opens and closes: a log in memory lives as long as somebody holds it.
-    events = EventStore(store)
+    events = EventStore(store, journal="off")
     log = await events.log()
     try:
         with progress() as display:

@@ -25,7 +25,7 @@ from ag06.persistence import EventStore
 from ag06.persistence.log import Query
 async def main():
     events = EventStore()
-    await events.initialize()
+    await events.initialize(journal="off")
     number = 0
     while True:
         numbers = range(number, number + 20)
@@ -38,7 +38,7 @@ asyncio.run(main())
 _WORKER = """
 import asyncio, sys
 from ag06 import Workflow
-app = Workflow(sys.argv[1], visibility_timeout=1.0)
+app = Workflow(sys.argv[1], visibility_timeout=1.0, journal="off")
 @app.step(sys.argv[2], name="work")
 async def work(event):
     print("started", flush=True)
@@ -53,7 +53,7 @@ class Bench:
     def __init__(self, url: str) -> None:
         """Prove on the store at `url`."""
         self.url = url
-        self.events = EventStore(url)
+        self.events = EventStore(url, journal="off")
         self._run = f"validate-{os.getpid()}-{time.time_ns()}"
         self._count = 0
         self._workflows: list[Workflow] = []
@@ -65,7 +65,7 @@ class Bench:
 
     def workflow(self, **settings: Any) -> Workflow:
         """Return a fresh workflow on the store."""
-        app = Workflow(self.name(), store=self.url, **settings)
+        app = Workflow(self.name(), store=self.url, journal="off", **settings)
         self._workflows.append(app)
         return app
 
