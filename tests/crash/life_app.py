@@ -30,12 +30,16 @@ async def second(event: Event, ctx: Context) -> None:
 
 
 async def publish(caller: int) -> None:
-    """Publish without end, in the order of the numbers; stop where an outcome stays unknown."""
+    """Publish without end, in the order of the numbers; what is refused is tried again, under its id if it has one."""
     for number in itertools.count():
-        try:
-            event_id = await app.publish("a", data=[RUN, caller, number], subject=f"{RUN}-{caller}")
-        except (OutcomeUnknown, StoreUnavailable):
-            return
+        event_id = refused_id = None
+        while event_id is None:
+            try:
+                event_id = await app.publish("a", data=[RUN, caller, number], subject=f"{RUN}-{caller}", id=refused_id)
+            except OutcomeUnknown as error:
+                refused_id = error.event_id
+            except StoreUnavailable:
+                await asyncio.sleep(0.02)
         os.write(TOLD, f"{event_id} {RUN} {caller} {number}\n".encode())
 
 

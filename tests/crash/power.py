@@ -48,6 +48,7 @@ class PowerDisk:
 
         With `rng` a part of what was not synced reached the disk all the same, page by page or sector by sector: any
         part of what was overwritten, and of what was appended a beginning (`data=ordered`, as ext4 does by default).
+        Nothing of an append-only file (`.aof`) is overwritten: it is what it was, or cut short and written on.
         """
         left = self.live.with_name("left")
         left.mkdir()
@@ -69,7 +70,7 @@ class PowerDisk:
                 (target / name).mkdir()
                 self._restore(inner, target / name, remains)
             else:
-                (target / name).write_bytes(remains.content(inner))
+                (target / name).write_bytes(remains.content(inner, name))
 
 
 class _Remains:
@@ -94,14 +95,21 @@ class _Remains:
                 kind, inner, name = line.split(" ", 2)
                 yield kind, int(inner), name
 
-    def content(self, number: int) -> bytes:
+    def content(self, number: int, name: str) -> bytes:
         """Return what is left of a file."""
         image = self._image / "inodes" / str(number)
         synced = image.read_bytes() if image.exists() else b""
         now = self._now.get(number)
         if self._rng is None or now is None:
             return synced
+        if name.endswith(".aof"):
+            return self._written_on(self._rng, synced, now.read_bytes())
         return self._mixed(self._rng, synced, now.read_bytes())
+
+    def _written_on(self, rng: random.Random, synced: bytes, now: bytes) -> bytes:
+        if rng.random() >= self._share:
+            return synced
+        return now[: rng.randint(_common(synced, now), len(now))]
 
     def _mixed(self, rng: random.Random, synced: bytes, now: bytes) -> bytes:
         size = len(synced)
@@ -113,3 +121,12 @@ class _Remains:
         if len(now) > size and rng.random() < self._share:
             left += now[size : rng.randint(size, len(now))]
         return bytes(left)
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """Return the length of the beginning that two contents share."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[:middle] == other[:middle] else (low, middle - 1)
+    return low
