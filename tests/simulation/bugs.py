@@ -124,9 +124,9 @@ BUGS = {
         "        self._direct = True\n        gate = self._gate = asyncio.Event()\n",
     ),
     "orphans-are-left": Bug(
-        "ag06.persistence.journal.log",
-        "            for claim in list(claims):\n                file =",
-        "            for claim in list(claims)[:0]:\n                file =",
+        "ag06.persistence.journal.orphans",
+        "        for claim in found:\n            file =",
+        "        for claim in found[:0]:\n            file =",
     ),
 }
 

@@ -80,7 +80,7 @@ class Publisher:
         """Return how long a lane waits before the next order, in seconds."""
         wait = self._plan.seconds / len(self._orders) * 2
         if self._plan.bursts:
-            return self._rng.uniform(0.0, 20.0 * wait) if self._rng.random() < 0.1 else 0.0
+            return self._rng.uniform(0.0, self._plan.seconds) if self._rng.random() < 0.1 else 0.0
         return self._rng.expovariate(1 / wait)
 
     async def _publish(self, said: Said) -> bool:

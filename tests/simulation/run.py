@@ -359,6 +359,8 @@ class Simulation:
             raise PromiseBroken(f"something is left: {stats}")
         if stats.dead_letters != len(self.store.watch.dead):
             raise PromiseBroken(f"{stats.dead_letters} dead letters, not {len(self.store.watch.dead)}")
+        last = self.process("last", 0)
+        await last.spawn(self._open_and_close(last), "last")
         if self.disk.files:
             raise PromiseBroken(f"journals are left behind: {self.disk.files}")
         self.store_process.skew += 8 * 86_400.0
@@ -376,6 +378,12 @@ class Simulation:
         }
         if any(left.values()):
             raise PromiseBroken(f"after the retention there is still something: {left}")
+
+    async def _open_and_close(self, process: Process) -> None:
+        """Find the files of those who died when they had nothing left to do but to delete them."""
+        log = self.connect(process, LogOptions())
+        await log.open()
+        await log.close()
 
     def outcome(self) -> Outcome:
         """Run it to its end."""
