@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from ag06.monitoring.instruments import REGISTRY
+from ag06.monitoring.instruments import BATCH_SIZE, REGISTRY
 from servers import free_port
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -198,7 +198,7 @@ def test_prometheus_knows_every_metric_of_the_project_with_the_sums_of_all_proce
     buckets = prometheus.values('ag06_workflow_batch_size_bucket{kind="x"}')
     assert buckets == {
         f"ag06_workflow_batch_size_bucket{{kind=x,le={bound}}}": 2.0 * (number / 2 <= float(bound))
-        for bound in "1.0 2.0 5.0 10.0 20.0 50.0 100.0 200.0 500.0 1000.0 2000.0 5000.0 +Inf".split()
+        for bound in [*map(str, BATCH_SIZE.declaration.buckets), "+Inf"]
     }
     assert prometheus.values("histogram_quantile(0.5, ag06_workflow_step_duration_seconds_bucket)")
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from fractions import Fraction
 from types import FunctionType
 from typing import Any
 
@@ -134,7 +135,7 @@ def test_a_signal_handler_that_counts_meets_no_lock() -> None:
     assert histogram.sample().numbers[1] == own + len(handled)
 
 
-@pytest.mark.parametrize("value", [-1, -0.001, math.nan, math.inf, -math.inf, "3", None, Decimal(1), [1]])
+@pytest.mark.parametrize("value", [-1, -0.001, math.nan, math.inf, -math.inf, "3", None, Decimal(1), [1], 10**400])
 def test_a_counter_refuses_what_is_not_a_finite_number_from_0_on(value: Any) -> None:
     counter = Registry().counter("c").labels()
     with pytest.raises(InvalidMetric, match="metric ag06_workflow_c_total: value"):
@@ -156,6 +157,15 @@ def test_the_other_kinds_refuse_what_is_not_a_finite_number(value: Any) -> None:
         with pytest.raises(InvalidMetric, match=r"metric ag06_workflow_.: value .*use a finite number"):
             call(value)
         assert not any(child.sample().numbers)
+
+
+@pytest.mark.parametrize("value", [3, True, Fraction(1, 3), 2**60, 1e-300])
+def test_any_kind_of_number_counts(value: Any) -> None:
+    counter = Registry().counter("c").labels()
+    counter.inc(value)
+    counter.inc(value)
+    [total] = counter.sample().numbers
+    assert total == 2 * float(value)
 
 
 def test_a_gauge_that_is_merged_by_its_maximum_is_set_never_added_to() -> None:

@@ -81,6 +81,14 @@ def exemplars_in(records: bytes) -> tuple[Exemplar | None, ...]:
     return tuple(exemplar.unpack(records[start : start + size]) for start in range(0, len(records), size))
 
 
+def _number(value: float) -> float:
+    """Return a value as a plain float, whatever kind of number it is; not a number for what is none."""
+    try:
+        return float(value + 0.0)
+    except (TypeError, OverflowError):
+        return math.nan
+
+
 class Counter(Child):
     """A total that only grows."""
 
@@ -88,14 +96,11 @@ class Counter(Child):
 
     def inc(self, value: float = 1.0) -> None:
         """Add a finite `value`, 0 or more."""
-        try:
-            value += 0.0
-            if 0.0 <= value < _INFINITY:
-                self._cells[self._slot] += value
-                return
-        except TypeError:
-            pass
-        self._wrong(value, "a finite number, 0 or more")
+        number = value if value.__class__ is float else _number(value)
+        if 0.0 <= number < _INFINITY:
+            self._cells[self._slot] += number
+        else:
+            self._wrong(value, "a finite number, 0 or more")
 
 
 class Gauge(Child):
@@ -110,29 +115,23 @@ class Gauge(Child):
 
     def set(self, value: float) -> None:
         """Take a finite `value`."""
-        try:
-            value += 0.0
-            if -_INFINITY < value < _INFINITY:
-                self._cells[self._slot] = value
-                return
-        except TypeError:
-            pass
-        self._wrong(value, "a finite number")
+        number = value if value.__class__ is float else _number(value)
+        if -_INFINITY < number < _INFINITY:
+            self._cells[self._slot] = number
+        else:
+            self._wrong(value, "a finite number")
 
     def inc(self, value: float = 1.0) -> None:
         """Add a finite `value`; only where the gauges of several processes are summed up."""
-        try:
-            value += 0.0
-            if -_INFINITY < value < _INFINITY and self._declaration.aggregate == "sum":
-                self._cells[self._slot] += value
-                return
-        except TypeError:
-            pass
-        self._wrong(value, f"a finite number, and set() for a gauge merged by {self._declaration.aggregate}")
+        number = value if value.__class__ is float else _number(value)
+        if -_INFINITY < number < _INFINITY and self._declaration.aggregate == "sum":
+            self._cells[self._slot] += number
+        else:
+            self._wrong(value, f"a finite number, and set() for a gauge merged by {self._declaration.aggregate}")
 
     def dec(self, value: float = 1.0) -> None:
         """Take a finite `value` off."""
-        self.inc(-value)
+        self.inc(-_number(value))
 
     def move(self, place: Place, *, keep: bool) -> None:
         """Hold the value in another slot from now on; without `keep` it is unset."""
@@ -157,30 +156,29 @@ class Histogram(Child):
 
     def observe(self, value: float) -> None:
         """Count a finite `value`, in the unit of the metric's name."""
-        try:
-            value += 0.0
-            if -_INFINITY < value < _INFINITY:
-                bucket = bisect_left(self._bounds, value) + 1
-                self._cells[self._slot + bucket] += 1.0
-                self._cells[self._slot] += value
-                return
-        except TypeError:
-            pass
-        self._wrong(value, "a finite number")
+        number = value if value.__class__ is float else _number(value)
+        if -_INFINITY < number < _INFINITY:
+            bucket = bisect_left(self._bounds, number) + 1
+            self._cells[self._slot + bucket] += 1.0
+            self._cells[self._slot] += number
+        else:
+            self._wrong(value, "a finite number")
 
     def observe_traced(self, value: float, trace_id: str, span_id: str, clock: Callable[[], float] = time.time) -> None:
         """Count `value`, and remember the trace (32 and 16 hexadecimal digits) as the exemplar of its bucket."""
         self.observe(value)
-        if not (self._declaration.exemplars and -_INFINITY < value < _INFINITY):
+        number = _number(value)
+        if not self._declaration.exemplars or not math.isfinite(number):
             return
         try:
-            record = exemplar.pack(value, clock(), trace_id, span_id)
+            record = exemplar.pack(number, clock(), trace_id, span_id)
         except ValueError as error:
             self._refuse(self._declaration.name, str(error))
             return
-        bucket = bisect_left(self._bounds, value)
-        start = (self._slot + self._declaration.numbers) * SLOT_BYTES + bucket * exemplar.SIZE
-        self._cells.cast("B")[start : start + exemplar.SIZE] = record
+        bucket = bisect_left(self._bounds, number)
+        cells, first = self._cells, self._slot + self._declaration.numbers
+        start = first * SLOT_BYTES + bucket * exemplar.SIZE
+        cells.cast("B")[start : start + exemplar.SIZE] = record
 
 
 class Summary(Child):
@@ -190,12 +188,9 @@ class Summary(Child):
 
     def observe(self, value: float) -> None:
         """Count a finite `value`, in the unit of the metric's name."""
-        try:
-            value += 0.0
-            if -_INFINITY < value < _INFINITY:
-                self._cells[self._slot] += 1.0
-                self._cells[self._slot + 1] += value
-                return
-        except TypeError:
-            pass
-        self._wrong(value, "a finite number")
+        number = value if value.__class__ is float else _number(value)
+        if -_INFINITY < number < _INFINITY:
+            self._cells[self._slot] += 1.0
+            self._cells[self._slot + 1] += number
+        else:
+            self._wrong(value, "a finite number")

@@ -2,7 +2,8 @@
 
 What a metric does when it counts is `cells[slot] += value`, and that loses nothing with threads: CPython with its
 global lock changes threads at calls, at jumps backwards and at the start of a function, and none of these lies between
-reading a cell and writing it. No lock is taken, so a signal handler or a fork can never meet one that is held.
+reading a cell and writing it. A build without that lock may lose counts of threads. No lock is taken here, so a signal
+handler or a fork can never meet one that is held.
 A cell is eight aligned bytes of shared memory, so it is whole in the file whenever a process is killed.
 """
 
