@@ -137,5 +137,11 @@ def lead_structlog_here() -> None:
         )
 
 
+def let_structlog_go() -> None:
+    """Undo `lead_structlog_here`, if nobody configured structlog since."""
+    if structlog.get_config()["logger_factory"] is _named:
+        structlog.reset_defaults()
+
+
 def _named(*names: object) -> Gate:
     return PIPE.levels.gate(str(names[0]) if names else "app")

@@ -54,6 +54,7 @@ class Takeover:
         self._removed: list[tuple[logging.Logger, logging.Handler]] = []
         self._silent: list[logging.Logger] = []
         self._level = logging.WARNING
+        self._levels: dict[str, int] = {}
 
     @property
     def active(self) -> bool:
@@ -78,8 +79,17 @@ class Takeover:
                         logger.propagate = True
                         self._silent.append(logger)
 
+    def set_level(self, name: str, level: int) -> None:
+        """Give one logger of the standard library a level."""
+        logger = logging.getLogger(name)
+        self._levels.setdefault(name, logger.level)
+        logger.setLevel(level)
+
     def end(self) -> None:
         """Put back what was there before."""
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)
+        self._levels.clear()
         if self._handler is None:
             return
         root = logging.getLogger()

@@ -78,6 +78,12 @@ class Levels:
         for gate in list(self._gates.values()):
             gate.level = self.level_of(gate.name)
 
+    def forget(self) -> None:
+        """Start anew; the gates that loggers hold stay theirs."""
+        self._own.clear()
+        self._rates = {}
+        self.set_level(None)
+
     def set_sampling(self, what: str, rate: float) -> None:
         """Keep a share, from 0 to 1, of the lines below warning of a logger and those below it, or of one event."""
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= 1:

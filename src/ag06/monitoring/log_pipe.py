@@ -35,14 +35,14 @@ class Pipe:
         self._sink: Sink | StreamSink | None = None
         self._stream: IO[Any] | None = None
         self._follows = True
-        self._opening = threading.RLock()
+        self.lock = threading.RLock()
         self._retired: list[Sink | StreamSink] = []
         self._past = 0
 
     @property
     def dropped(self) -> int:
         """Lines that no sink took, since the process began."""
-        with self._opening:
+        with self.lock:
             sinks = self._retired if self._sink is None else [*self._retired, self._sink]
             return self._past + sum(sink.dropped for sink in sinks)
 
@@ -64,6 +64,14 @@ class Pipe:
         self._open(target)
         self.ready = True
 
+    def forget(self) -> None:
+        """Be as before the first configuration; loggers that exist stay in use."""
+        self.levels.forget()
+        self.lines = Lines(Values(Redaction()))
+        self.render = as_json
+        self._follows, self.ready = True, False
+        self._leave(None, None)
+
     def _chosen(self, level: str | int | None, form: str | None, stream: IO[Any] | None) -> tuple[int, Render]:
         if level is None:
             setting = resolve("log_level")
@@ -77,16 +85,19 @@ class Pipe:
         return least, _RENDERS[setting.value.lower()]
 
     def _open(self, stream: IO[Any] | None) -> None:
-        with self._opening:
-            before = self._sink
-            if before is not None and self._stream is stream:
-                return
-            self._stream, self._sink = stream, open_sink(stream, self._missing)
+        with self.lock:
+            if self._sink is None or self._stream is not stream:
+                self._leave(stream, open_sink(stream, self._missing))
+
+    def _leave(self, stream: IO[Any] | None, sink: Sink | StreamSink | None) -> None:
+        """Take `sink` instead of the one before, which writes what it holds and ends."""
+        with self.lock:
+            before, self._stream, self._sink = self._sink, stream, sink
             if before is not None:
                 before.retire()
                 sinks = [*self._retired, before]
-                self._past += sum(sink.dropped for sink in sinks if sink.closed)
-                self._retired = [sink for sink in sinks if not sink.closed]
+                self._past += sum(old.dropped for old in sinks if old.closed)
+                self._retired = [old for old in sinks if not old.closed]
 
     def _missing(self, count: int) -> bytes:
         return self.render(
@@ -122,4 +133,9 @@ def _is_terminal(stream: IO[Any] | None) -> bool:
     return descriptor is not None and os.isatty(descriptor)
 
 
+def _forked() -> None:
+    PIPE.lock = threading.RLock()  # another thread of the parent may have held it
+
+
 PIPE = Pipe()
+os.register_at_fork(after_in_child=_forked)

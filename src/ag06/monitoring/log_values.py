@@ -69,7 +69,6 @@ class Values:
         return self._scalar(value, room)
 
     def _scalar(self, value: Any, room: _Room) -> Any:
-        room.left -= 8
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, enum.Enum):
@@ -86,7 +85,7 @@ class Values:
 
     def _mapping(self, value: Mapping[Any, Any], room: _Room, depth: int) -> Any:
         if depth >= DEEPEST:
-            return f"{{{MORE}}} ({len(value)} items)"
+            return room.take(f"{{{MORE}}} ({len(value)} items)")
         shown: dict[str, Any] = {}
         for key, item in value.items():
             if room.left <= 0:
@@ -99,7 +98,7 @@ class Values:
 
     def _items(self, value: Any, room: _Room, depth: int) -> Any:
         if depth >= DEEPEST:
-            return f"[{MORE}] ({len(value)} items)"
+            return room.take(f"[{MORE}] ({len(value)} items)")
         shown: list[Any] = []
         for item in value:
             if room.left <= 0:
@@ -109,6 +108,7 @@ class Values:
         return shown
 
     def _nested(self, value: Any, room: _Room, depth: int) -> Any:
+        room.left -= 8
         try:
             return self._walk(value, room, depth)
         except Exception as error:  # noqa: BLE001 - the neighbours of what cannot be shown can
@@ -125,7 +125,7 @@ class _Room:
 
     def take(self, text: str) -> str:
         """Return as much of `text` as there is room for."""
-        self.left -= 8 + len(text)
+        self.left -= len(text)
         return text if self.left >= 0 else f"{text[: max(0, len(text) + self.left)]}{MORE}"
 
 

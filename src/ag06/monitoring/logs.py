@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 _takeover = Takeover()
-_lock = threading.RLock()
 
 
 def create_context_logger(name: str | None = None, /, **fields: Any) -> ContextLogger:
@@ -62,7 +61,7 @@ def configure_logging(
     Values of fields whose name contains one of `secrets` are hidden, beside those of `redaction.SECRET_WORDS`. May be
     called again; the last call counts. Raises `ConfigurationError`.
     """
-    with _lock:
+    with PIPE.lock:
         PIPE.configure(level, format, stream, secrets)
         _takeover.begin(PIPE.levels.default)
     from ag06.monitoring.context_logger import lead_structlog_here
@@ -72,10 +71,17 @@ def configure_logging(
 
 
 def restore_logging() -> None:
-    """Write what is queued, and give the root logger back as it was before `configure_logging`."""
-    with _lock:
+    """Write what is queued, forget levels, samplings and settings, and put back what `configure_logging` took over."""
+    with PIPE.lock:
         PIPE.flush()
         _takeover.end()
+        PIPE.forget()
+    if signal.getsignal(signal.SIGTERM) is _end:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if "structlog" in sys.modules:
+        from ag06.monitoring.context_logger import let_structlog_go
+
+        let_structlog_go()
 
 
 def set_level(level: str | int | None, logger: str | None = None) -> None:
@@ -87,10 +93,10 @@ def set_level(level: str | int | None, logger: str | None = None) -> None:
     if number is None and logger is None:
         raise ConfigurationError("log level None without a logger; use debug, info, warning, error or critical")
     _make_ready()
-    with _lock:
+    with PIPE.lock:
         PIPE.levels.set_level(number, logger)
         if logger is not None:
-            logging.getLogger(logger).setLevel(logging.NOTSET if number is None else number)
+            _takeover.set_level(logger, logging.NOTSET if number is None else number)
         elif _takeover.active:
             logging.getLogger().setLevel(PIPE.levels.default)
 
@@ -100,7 +106,7 @@ def set_sampling(logger_or_event: str, rate: float) -> None:
 
     Lines of level warning and above are always kept. Raises `ConfigurationError` for what is no rate.
     """
-    with _lock:
+    with PIPE.lock:
         PIPE.levels.set_sampling(logger_or_event, rate)
 
 
@@ -115,7 +121,7 @@ def dropped() -> int:
 
 
 def _make_ready() -> None:
-    with _lock:
+    with PIPE.lock:
         if not PIPE.ready:
             PIPE.configure()
 

@@ -42,6 +42,7 @@ _USER_INFO_WITH_SLASH = re.compile(r"(://[^\s/?#@:]{0,200}:)(?!\d{1,5}(?:[/?#]|$
 _BEARER = re.compile(r"\b(bearer|basic)(\s+)[\w.~+/-]{12,}=*", re.IGNORECASE)
 _COOKIES = re.compile(r"(cookie[\\\"']{0,4}\s{0,3}[:=]\s{0,3}[\\\"']{0,4})[^\r\n\"'\\]+", re.IGNORECASE)
 
+_ASSIGNS = rf"[\\\"']{{0,4}}\s{{0,3}}(?:=>?|:)\s{{0,3}}(?!{re.escape(HIDDEN)})"
 _VALUE = (
     r"[bru]?\"(?:[^\"\\]|\\.)*(?:\"|$)"
     r"|[bru]?'(?:[^'\\]|\\.)*(?:'|$)"
@@ -67,10 +68,8 @@ class Redaction:
         stems = [re.sub(r"[^a-z0-9]+", "_", word) for word in known]
         self._stems = tuple(stem.partition("_")[0] for stem in stems)
         spelled = "|".join(stem.replace("_", "[_ -]?") for stem in stems)
-        self._assigned = re.compile(
-            rf"((?:{spelled})(?![a-z0-9])(?:[_-][\w-]{{0,40}})?[\\\"']{{0,4}}\s{{0,3}}(?:=>?|:)\s{{0,3}})(?:{_VALUE})",
-            re.IGNORECASE,
-        )
+        name = rf"(?:{spelled})(?![a-z0-9])(?:[_-][\w-]{{0,40}})?"
+        self._assigned = re.compile(rf"({name}{_ASSIGNS})(?:{_VALUE})", re.IGNORECASE)
         self._values = tuple(sorted({value for value in values if len(value) >= _SHORTEST}, key=len, reverse=True))
         self._known: dict[str, bool] = {}
 

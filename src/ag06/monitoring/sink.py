@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import fcntl
 import os
 import select
 import stat
@@ -15,11 +16,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any
-
-try:
-    import fcntl
-except ImportError:  # a system without POSIX locks has no pipes that several workers share either
-    fcntl = None  # type: ignore[assignment]
 
 MOST_LINES = 10_000
 MOST_BYTES = 16 * 2**20
@@ -113,7 +109,7 @@ class Sink:
         return waiting < self._most_lines and self._held + self._taken + size <= self._most_bytes
 
     def _make_room(self, size: int) -> bool:
-        while self._lines and not self._has_room(size):
+        while self._lines and size <= self._most_bytes and not self._has_room(size):
             self._held -= len(self._lines.popleft()[1])
             self.dropped += 1
         return self._has_room(size)
@@ -137,7 +133,7 @@ class Sink:
         """End the thread once it has written what is left; do not wait for that."""
         with self._lock:
             self._closing = True
-            self.closed = self._thread is None
+            self.closed = self.closed or self._thread is None
             self._filled.notify()
 
     def close(self, timeout: float = 2.0) -> bool:
@@ -145,20 +141,20 @@ class Sink:
 
         Lines that come later are written at once where that takes no waiting, and dropped otherwise.
         """
+        lost = self.dropped
         self.retire()
         if self._thread is not None:
             self._thread.join(timeout)
         with self._lock:
-            return not (self._drop_all() or self._taken)
+            self._drop_all()
+            return self.dropped == lost and not self._taken
 
-    def _drop_all(self) -> int:
-        left = len(self._lines) + len(self._urgent)
-        self.dropped += left
+    def _drop_all(self) -> None:
+        self.dropped += len(self._lines) + len(self._urgent)
         self._lines.clear()
         self._urgent.clear()
         self._held = 0
         self.closed = True
-        return left
 
     def _take(self) -> bytes:
         """Return lines from the head of the queue, in the order they came, as many as are written in one piece."""
@@ -225,10 +221,15 @@ class Sink:
         try:
             return os.write(self._descriptor, left)
         except BlockingIOError:  # somebody made it non-blocking, for us as well
-            select.select((), (self._descriptor,), (), 1.0)
-            if self._closing and not select.select((), (self._descriptor,), (), 0)[1]:
+            if not self._takes_more(1.0) and self._closing:
                 raise
             return 0
+
+    def _takes_more(self, timeout: float) -> bool:
+        # Not select(), which knows no descriptor from 1,024 on.
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        return bool(poll.poll(timeout * 1_000))
 
     def _check(self) -> None:
         """Raise unless the descriptor is the file it was: a daemon that closes all of them may have opened others."""
@@ -241,7 +242,7 @@ class Sink:
             self._check()
             left = memoryview(line)
             while left:
-                if self._shared and not select.select((), (self._descriptor,), (), 0)[1]:
+                if self._shared and not self._takes_more(0):
                     raise BlockingIOError
                 left = left[os.write(self._descriptor, left[:_ATOMIC]) :]
         except (OSError, ValueError):
@@ -311,7 +312,7 @@ class _alone:  # noqa: N801 - reads as a statement: with _alone(...)
 
     def __init__(self, descriptor: int, shared: bool) -> None:
         self._descriptor = descriptor
-        self._locked = shared and fcntl is not None
+        self._locked = shared
 
     def __enter__(self) -> None:
         if self._locked:
