@@ -30,6 +30,8 @@ PROBE_SECONDS = 0.5
 _ORPHANS_SECONDS = 10.0
 _DISK_SECONDS = 1.0
 """How long after a failure the disk is not tried again."""
+_OPEN_SECONDS = 5.0
+"""How long opening may take before events go to the journal; looking for replicas takes up to two."""
 _CLOSING_SECONDS = 5.0
 _ANSWER_SECONDS = 1.0
 """How long a store that was away may take to answer at all."""
@@ -91,7 +93,8 @@ class JournaledLog(PassingLog):
     async def open(self) -> None:
         """Connect, or begin with the journal if the store is away; drain what dead processes left behind."""
         try:
-            await self._inner.open()
+            async with _within(_OPEN_SECONDS):
+                await self._inner.open()
             self._reached = True
         except StoreUnavailable as error:
             self._refused(error)
