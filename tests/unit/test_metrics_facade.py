@@ -6,10 +6,11 @@ import subprocess
 import sys
 from typing import Any
 
+import msgspec
 import pytest
 
 from ag06.errors import InvalidMetric
-from ag06.monitoring import Observability, observability
+from ag06.monitoring import observability
 from ag06.monitoring.metrics import MOST_CHILDREN, Registry
 from ag06.monitoring.realtime_observer import MetricsFacade
 
@@ -144,6 +145,31 @@ def test_counting_needs_no_optional_package_and_no_import_of_one() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, env=environ, timeout=60)
 
 
-def test_the_facade_names_what_it_does_not_have() -> None:
-    with pytest.raises(AttributeError, match="observability has no 'metricks'"):
-        _ = Observability().metricks
+def test_each_part_of_the_facade_is_imported_when_it_is_first_asked_for() -> None:
+    program = (
+        "import sys\n"
+        "from ag06.monitoring import observability\n"
+        "loaded = lambda: {name.rpartition('.')[2] for name in sys.modules if name.startswith('ag06.monitoring.')}\n"
+        "for part, module in (('health', 'health'), ('performance', 'tracker'), ('context', 'logs')):\n"
+        "    assert module not in loaded(), module\n"
+        "    assert getattr(observability, part) is getattr(observability, part)\n"
+        "    assert module in loaded()\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)
+
+
+def test_the_parts_of_the_facade_are_those_of_the_contract() -> None:
+    program = (
+        "import asyncio\n"
+        "from ag06.monitoring import observability\n"
+        "observability.health.register('mixer', lambda: None, critical=True, timeout=2.0)\n"
+        "report = asyncio.run(observability.health.check_health())\n"
+        "assert report.components['mixer'].status == 'pass'\n"
+        "with observability.context(workflow_id='123'):\n"
+        "    observability.create_context_logger(user_id='7').info('Operation complete', duration_ms=15)\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", program]
+    said = subprocess.run(command, check=True, timeout=60, stdout=subprocess.PIPE).stdout
+    line = msgspec.json.decode(said)
+    expected = {"event": "Operation complete", "workflow_id": "123", "user_id": "7", "duration_ms": 15}
+    assert {name: line[name] for name in expected} == expected

@@ -97,6 +97,10 @@ def test_labels_that_prometheus_would_not_take_are_refused(labels: tuple[Any, ..
         Registry().counter("x", labels=labels)
 
 
+def test_a_single_label_may_be_given_as_it_is() -> None:
+    assert Registry().counter("c", labels="step").declaration.labels == ("step",)
+
+
 def test_labels_that_a_kind_needs_for_itself_are_refused() -> None:
     registry = Registry()
     with pytest.raises(InvalidMetric, match="label 'le' is reserved"):
@@ -106,8 +110,10 @@ def test_labels_that_a_kind_needs_for_itself_are_refused() -> None:
     assert registry.counter("c", labels=("le", "quantile")).labels("1", "2").labels == ("1", "2")
 
 
-@pytest.mark.parametrize("buckets", [(), (1, 1), (2, 1), (1, math.inf), (math.nan,), tuple(range(101))])
-def test_buckets_that_do_not_rise_or_are_too_many_are_refused(buckets: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(
+    "buckets", [(), (1, 1), (2, 1), (1, math.inf), (math.nan,), tuple(range(101)), ("x",), (None,), 5]
+)
+def test_buckets_that_do_not_rise_or_are_too_many_are_refused(buckets: Any) -> None:
     with pytest.raises(InvalidMetric, match=r"metric ag06_workflow_h: .*buckets"):
         Registry().histogram("h", buckets=buckets)
 

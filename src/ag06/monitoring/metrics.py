@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import weakref
@@ -198,7 +199,10 @@ class Registry:
         exemplars: bool = False,
     ) -> Family[Histogram]:
         """Return the histogram `name`, made if need be; `buckets` are upper bounds in the unit of its name."""
-        bounds = tuple(float(bound) for bound in buckets)
+        try:
+            bounds = tuple(float(bound) for bound in buckets)
+        except (TypeError, ValueError):
+            bounds = (math.nan,)  # refused with the others that make no sense
         declaration = _declare(name, "histogram", help, labels, buckets=bounds, exemplars=exemplars)
         return cast("Family[Histogram]", self.register(declaration))
 
@@ -315,7 +319,8 @@ def _declare(
     aggregate: Aggregate = "sum",
     exemplars: bool = False,
 ) -> Declaration:
-    return Declaration(full_name(name, kind), kind, help, tuple(labels), buckets, aggregate, exemplars)
+    names = (labels,) if isinstance(labels, str) else tuple(labels)
+    return Declaration(full_name(name, kind), kind, help, names, buckets, aggregate, exemplars)
 
 
 _registries: weakref.WeakSet[Registry] = weakref.WeakSet()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -18,7 +17,10 @@ from ag06.monitoring.metrics import Reading, Registry
 from ag06.monitoring.names import Kind
 
 if TYPE_CHECKING:
+    from ag06.monitoring.context_logger import ContextLogger
     from ag06.monitoring.health import HealthRegistry
+    from ag06.monitoring.log_context import context
+    from ag06.monitoring.tracker import PerformanceTracker
 
 _logger = logging.getLogger("ag06.monitoring")
 
@@ -148,16 +150,8 @@ class MetricsFacade:
         return {family.declaration.family for family in self.registry.families()}
 
 
-_LATER: Mapping[str, tuple[str, str]] = {
-    "context": ("ag06.monitoring.logs", "context"),
-    "create_context_logger": ("ag06.monitoring.logs", "create_context_logger"),
-    "performance": ("ag06.monitoring.tracker", "performance"),
-}
-"""Attributes of the facade, and where they are: the module is imported when one is first asked for."""
-
-
 class Observability:
-    """What can be seen of this process."""
+    """What can be seen of this process. Each part is imported when it is first asked for."""
 
     @cached_property
     def metrics(self) -> MetricsFacade:
@@ -172,11 +166,23 @@ class Observability:
 
         return HealthRegistry()
 
-    def __getattr__(self, name: str) -> Any:
-        """Return an attribute of `_LATER`."""
-        if name not in _LATER:
-            raise AttributeError(f"observability has no {name!r}")
-        module, attribute = _LATER[name]
-        value = getattr(importlib.import_module(module), attribute)
-        setattr(self, name, value)
-        return value
+    @cached_property
+    def performance(self) -> PerformanceTracker:
+        """See how fast steps are, and how often they fail."""
+        from ag06.monitoring.tracker import performance
+
+        return performance
+
+    @cached_property
+    def context(self) -> type[context]:
+        """Give every log line inside a `with` block more fields."""
+        from ag06.monitoring.logs import context
+
+        return context
+
+    @cached_property
+    def create_context_logger(self) -> Callable[..., ContextLogger]:
+        """Make a logger that carries fields."""
+        from ag06.monitoring.logs import create_context_logger
+
+        return create_context_logger
