@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import prometheus_client
 import pytest
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
@@ -51,6 +52,24 @@ async def test_what_the_user_counts_with_prometheus_client_is_exposed_as_well(
         assert text.count("# EOF") == bool(accept)
 
 
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text"])
+def test_metrics_of_many_label_sets_are_written_as_prometheus_client_writes_them(
+    facade: MetricsFacade, collectors: list[prometheus_client.registry.Collector], accept: str
+) -> None:
+    counter = prometheus_client.Counter("shop_orders", "Orders.", ["shop"])
+    histogram = prometheus_client.Histogram("shop_wait", "Wait.", ["shop"])
+    empty = prometheus_client.Counter("shop_returns", "Returns.", ["shop"])
+    collectors.extend([counter, histogram, empty])
+    for number in range(foreign.SAMPLES * 3):
+        counter.labels(str(number)).inc(number)
+        histogram.labels(str(number)).observe(number)
+    render = openmetrics if accept else prometheus_client
+    theirs = render.generate_latest(prometheus_client.REGISTRY).decode()
+    start = "# HELP shop_"
+    assert theirs.count("# HELP shop_") == (3 if accept else 5)
+    assert theirs[theirs.index(start) :] in facade.exposition(accept).decode()
+
+
 async def test_a_name_that_is_taken_is_exposed_once_and_said(
     facade: MetricsFacade,
     collectors: list[prometheus_client.registry.Collector],
@@ -58,12 +77,15 @@ async def test_a_name_that_is_taken_is_exposed_once_and_said(
 ) -> None:
     facade.increment_counter("orders", 2)
     collectors.append(prometheus_client.Counter("ag06_workflow_orders", "Orders."))
+    collectors.append(prometheus_client.Gauge("ag06_workflow_returns_total", "Returns."))
+    facade.increment_counter("returns", 5)
     text = await streamed(facade)
     assert text.count("ag06_workflow_orders_total ") == 3  # HELP, TYPE and the sample
     assert "ag06_workflow_orders_total 2.0" in text
     await streamed(facade)
     assert [record.message for record in caplog.records] == [
-        "metric ag06_workflow_orders of prometheus_client is not exposed: the name is taken"
+        "metric ag06_workflow_orders of prometheus_client is not exposed: the name is taken",
+        "metric ag06_workflow_returns_total of prometheus_client is not exposed: the name is taken",
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import logging
 import sys
 import threading
@@ -19,7 +20,12 @@ from ag06.monitoring.exposition import OPENMETRICS
 
 TIMEOUT = 5.0
 MOST_THREADS = 4
+SAMPLES = 50
+"""How many samples are written in one go, before the event loop can have its turn for `PAUSE`."""
+PAUSE = 0.000_5
 _END = b"# EOF\n"
+_APART = ("_created", "_gsum", "_gcount")
+_ALL_HEADS = 10
 
 _logger = logging.getLogger("ag06.monitoring")
 
@@ -33,13 +39,19 @@ class Foreign:
         self._lock = threading.Lock()
         self._warned: set[str] = set()
 
-    def text(self, content_type: str, taken: Collection[str]) -> bytes:
-        """Return the exposition of all metrics whose name is not `taken`; without what a failing collector hides."""
+    def text(self, content_type: str, taken: Collection[str], pause: float = 0.0) -> bytes:
+        """Return the exposition of all metrics whose name is not `taken`; without what a failing collector hides.
+
+        In a thread, rest for `pause` seconds after each piece of it.
+        """
         if "prometheus_client" not in sys.modules:
             return b""
         parts: list[bytes] = []
         try:
-            parts.extend(self._parts(content_type, taken))
+            for part in self._parts(content_type, taken):
+                parts.append(part)
+                if pause:
+                    time.sleep(pause)
         except Exception as error:  # noqa: BLE001 - a collector is the user's code, and must not cost the other metrics
             self._warn(f"a collector of prometheus_client failed, its metrics and further ones are missing: {error!r}")
         return b"".join(parts)
@@ -53,8 +65,8 @@ class Foreign:
             if metric.name in taken:
                 self._warn(f"metric {metric.name} of prometheus_client is not exposed: the name is taken")
                 continue
-            yield render.generate_latest(_One(metric)).removesuffix(_END)
-            time.sleep(0)  # let the event loop have its turn
+            for heads, part in _pieces(metric, content_type):
+                yield _without_heads(render.generate_latest(_One(part)).removesuffix(_END), heads)
 
     async def collect(self, content_type: str, taken: Collection[str]) -> bytes:
         """Return `text`, made in a thread; nothing if that takes longer than `TIMEOUT`."""
@@ -72,7 +84,7 @@ class Foreign:
 
         def run() -> None:
             try:
-                text = self.text(content_type, taken)
+                text = self.text(content_type, taken, PAUSE)
             finally:
                 with self._lock:
                     self._collecting -= 1
@@ -92,6 +104,30 @@ class Foreign:
         if text not in self._warned and len(self._warned) < 100:
             self._warned.add(text)
             _logger.warning("%s", text)
+
+
+def _pieces(metric: Any, content_type: str) -> Iterator[tuple[int, Any]]:
+    """Return a metric as several of a few samples each, and how many lines at the head of each were there before.
+
+    In plain text some samples are a metric of their own, behind the one they come from.
+    """
+    apart = () if content_type == OPENMETRICS else _APART
+    groups: dict[str, list[Any]] = {"": []}
+    for sample in metric.samples:
+        suffix = next((one for one in apart if sample.name == metric.name + one), "")
+        groups.setdefault(suffix, []).append(sample)
+    for suffix, samples in groups.items():
+        for start in range(0, len(samples) or 1, SAMPLES):
+            part = copy.copy(metric)
+            part.samples = samples[start : start + SAMPLES]
+            yield (_ALL_HEADS if start else 2 * bool(suffix)), part
+
+
+def _without_heads(text: bytes, count: int) -> bytes:
+    while count and text.startswith(b"# "):
+        text = text[text.index(b"\n") + 1 :]
+        count -= 1
+    return text
 
 
 class _One:

@@ -147,7 +147,8 @@ class MetricsFacade:
         _logger.warning("metrics of the other processes cannot be read, only those of this one are shown: %s", error)
 
     def _taken(self) -> set[str]:
-        return {family.declaration.family for family in self.registry.families()}
+        declarations = [family.declaration for family in self.registry.families()]
+        return {name for declaration in declarations for name in (declaration.family, declaration.name)}
 
 
 class Observability:
