@@ -3,15 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CYCLES ?= 100%
+FOR ?= 600
 FAULT ?=
 
-.PHONY: help run test lint format torture bench lock clean
+.PHONY: help run test lint format torture simulate bench lock clean
 
 help:
 	@echo "make run      install into .venv and run the demo (real webhook deliveries, a worker killed midway)"
 	@echo "make test     install what the tests need and run them (starts a real Valkey on a free port)"
 	@echo "make lint     ruff, mypy --strict, import rules"
 	@echo "make torture  the crash suite at length, a few hours (CYCLES=10%: a tenth; FAULT=power: one fault)"
+	@echo "make simulate the runtime, the journal and a log under seeded faults in virtual time (FOR=600 seconds)"
 	@echo "make bench    measure beside the peers; writes docs/results/bench.json"
 
 $(BIN)/.run: constraints.txt pyproject.toml
@@ -51,6 +53,10 @@ torture: $(BIN)/.bench $(COMPILER)
 	AG06_TORTURE=$(CYCLES) AG06_TORTURE_RESULTS=docs/results/torture.json $(BIN)/python -m pytest tests/crash -v -k "$(FAULT)"
 	AG06_TORTURE=$(CYCLES) AG06_TORTURE_RESULTS=docs/results/torture.json $(BIN)/python -m tests.crash.peers $(FAULT)
 	$(BIN)/python -m tests.crash.report docs/results/torture.json
+	$(BIN)/python -m tests.simulation --seconds $(FOR)
+
+simulate: $(BIN)/.run
+	$(BIN)/python -m tests.simulation --seconds $(FOR)
 
 bench: $(BIN)/.bench
 	$(BIN)/python -m benchmarks --output docs/results
