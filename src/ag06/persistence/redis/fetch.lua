@@ -13,7 +13,31 @@ end
 if #ARGV > 6 then
   redis.call('XACK', WAKE, group, unpack(ARGV, 7))
 end
-redis.call('HSET', LEASES, worker, string.format('%s %.0f', visibility, now)) -- and when it was here, for forget.lua
+
+-- Whether a worker was here later than now: the clock was set back since.
+local function is_ahead(owner)
+  local seen = tonumber(string.match(redis.call('HGET', LEASES, owner) or '', ' (%d+)$'))
+  return seen and seen > now
+end
+
+-- Let the leases that a worker took later than now begin now, or they would last until the clock comes there again.
+local function begin_leases_anew(owner, key)
+  local from = '-'
+  repeat
+    local page = redis.call('XPENDING', key, group, from, '+', SWEPT, owner)
+    for _, entry in ipairs(page) do
+      if entry[3] == 0 then
+        redis.call('XCLAIM', key, group, owner, 0, entry[1], 'TIME', now, 'JUSTID')
+      end
+    end
+    from = #page > 0 and '(' .. page[#page][1]
+  until #page < SWEPT
+end
+
+-- Note a worker's visibility, and when it was here: for forget.lua, and for a clock that is set back.
+local function note_presence(owner, its_visibility)
+  redis.call('HSET', LEASES, owner, string.format('%s %.0f', its_visibility, now))
+end
 
 local function earlier(a, b)
   if a and b then
@@ -39,22 +63,6 @@ local function lease_of(owner)
   return tonumber(string.match(redis.call('HGET', LEASES, owner) or visibility, '^%d+'))
 end
 
--- The clock was set back: let the leases of what was delivered later than now begin now, or they would last until then.
-local function begin_leases_anew()
-  for _, level in ipairs(STREAMS) do
-    local key, from = stream_of(level), '-'
-    repeat
-      local page = redis.call('XPENDING', key, group, from, '+', SWEPT)
-      for _, entry in ipairs(page) do
-        if entry[3] == 0 then
-          redis.call('XCLAIM', key, group, entry[2], 0, entry[1], 'TIME', now, 'JUSTID')
-        end
-      end
-      from = #page > 0 and '(' .. page[#page][1]
-    until #page < SWEPT
-  end
-end
-
 -- Offer what a worker holds for longer than its lease; it stays its own until somebody takes it.
 local function sweep()
   local key = P .. 'swept:' .. group
@@ -63,18 +71,23 @@ local function sweep()
     return
   end
   redis.call('SET', key, now)
-  if last > now then
-    begin_leases_anew()
-  end
+  local ahead = {}
   for _, level in ipairs(STREAMS) do
     for _, holding in ipairs(redis.call('XPENDING', stream_of(level), group)[4] or {}) do
       local owner = holding[1]
       if owner ~= NOBODY then
+        if is_ahead(owner) then
+          begin_leases_anew(owner, stream_of(level))
+          ahead[owner] = lease_of(owner)
+        end
         for _, token in ipairs(tokens_of(owner, level, SWEPT, lease_of(owner))) do
           redis.call('ZADD', READY, rank(token), token)
         end
       end
     end
+  end
+  for owner, its_visibility in pairs(ahead) do
+    note_presence(owner, its_visibility)
   end
 end
 
@@ -158,6 +171,12 @@ local function choose(lists, ready)
   return taken, from_ready
 end
 
+if is_ahead(worker) then
+  for _, level in ipairs(STREAMS) do
+    begin_leases_anew(worker, stream_of(level))
+  end
+end
+note_presence(worker, visibility)
 local due = earlier(promote(limit), end_waits())
 keep_counts()
 sweep()

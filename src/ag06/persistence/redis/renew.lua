@@ -20,4 +20,8 @@ for key, ids in pairs(renewed) do
   claim[#claim + 1] = 'JUSTID'
   redis.call(unpack(claim))
 end
+local visibility = string.match(redis.call('HGET', LEASES, worker) or '', '^%d+')
+if visibility then
+  redis.call('HSET', LEASES, worker, string.format('%s %.0f', visibility, now))
+end
 return 1
