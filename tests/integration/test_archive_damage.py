@@ -300,3 +300,31 @@ async def test_a_replay_from_the_future_finds_nothing_and_one_from_before_everyt
         assert numbers(await events.replay_from(0)) == list(range(200))
         with pytest.raises(InvalidEvent, match=r"end: .* lies before start"):
             await everything(events, start=later(), end=1.0)
+
+
+@pytest.mark.parametrize("part", [segments, manifests])
+async def test_events_stay_until_they_are_archived_anew_where_what_a_killed_run_wrote_is_damaged(
+    store_url: str, archive: Path, part: Callable[[Path], list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def killed(self: object, manifest: object) -> None:
+        raise RuntimeError("killed")
+
+    async with opened(store_url) as events:
+        await fill(events, 20)
+        await events.archive_before(later(), f"file://{archive}")
+        await fill(events, 20, 20)
+        with monkeypatch.context() as patch:
+            patch.setattr(run._Run, "_drop", killed)  # once the log knows of the archive, and has its events still
+            with pytest.raises(RuntimeError, match="killed"):
+                await events.archive_before(later(), f"file://{archive}")
+        assert await live(events) == 20
+        cut_off(part(archive)[1])
+        await fill(events, 20, 40)
+        done = await events.archive_before(later(), f"file://{archive}")
+        assert (done.events, await live(events)) == (40, 0)
+        if part is segments:
+            assert numbers(await everything(events, salvage=True)) == list(range(60))
+        # As a whole once what nobody can read any more is out of the way.
+        log = await events.log()
+        await log.remove_archive((await log.archives())[2])
+        assert numbers(await everything(events)) == list(range(60))

@@ -29,11 +29,13 @@ class Left(msgspec.Struct, frozen=True):
     Attributes:
         unknown: manifests that the log does not know of, so that it has their events still.
         undropped: those that it knows of, some of whose events it has nevertheless.
+        unreadable: whether a manifest of either kind is damaged, so that nobody knows which events it speaks of.
         reached: up to where the last runs archived streams; an event before that is in an archive, if in the log too.
     """
 
     unknown: tuple[Manifest, ...]
     undropped: tuple[Manifest, ...]
+    unreadable: bool
     reached: dict[tuple[str, int], int]
 
 
@@ -45,12 +47,13 @@ async def look_back(log: EventLog, home: Storage, thread: OneThread) -> Left:
     for run in sorted(deleted):
         await finish_deletion(log, home, thread, run, known.get(run))
     runs = sorted(runs_of(files, ".json") - deleted)
-    unknown = [manifest for run in runs if run not in known and (manifest := await _readable(home, thread, run))]
     last = [run for run in runs if run in known][-_DOUBTFUL:]
-    doubtful = [manifest for run in last if (manifest := await _readable(home, thread, run))]
+    found = {run: await _readable(home, thread, run) for run in runs if run not in known or run in last}
+    unknown = [manifest for run, manifest in found.items() if manifest is not None and run not in known]
+    doubtful = [manifest for run, manifest in found.items() if manifest is not None and run in known]
     reached = {(cut.type, cut.level): cut.below for manifest in doubtful for cut in manifest.cuts}
     undropped = [manifest for manifest in doubtful if await _in_log(log, manifest)]
-    return Left(tuple(unknown), tuple(undropped), reached)
+    return Left(tuple(unknown), tuple(undropped), None in found.values(), reached)
 
 
 async def _readable(home: Storage, thread: OneThread, run: str) -> Manifest | None:

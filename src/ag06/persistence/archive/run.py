@@ -152,20 +152,27 @@ class _Run:
     async def mend(self) -> None:
         """Finish what a run before this one left: what its manifests name was written, so it may leave the log."""
         left = await look_back(self._log, self._home, self._thread)
-        self._reached = left.reached
+        kept: list[Manifest] = []
+        damaged: list[Manifest] = []
         for manifest in (*left.undropped, *left.unknown):
             try:
-                kept = await self._keep(manifest.run)
+                kept.append(await self._keep(manifest.run))
             except (ArchiveDamaged, Missing) as error:
                 _logger.error("%s; its events stay in the live log", error)  # noqa: TRY400 - the run goes on
+                damaged.append(manifest)
                 if manifest in left.unknown:
                     await self._thread.call(self._home.set_aside, manifest.path)
-                continue
-            await self._drop(kept)
-            if manifest in left.unknown:
-                self._done.append(kept)
-                self._reached |= {(cut.type, cut.level): cut.below for cut in kept.cuts}
+        self._done += [manifest for manifest in kept if manifest in left.unknown]
         await self._thread.call(clear, self._home)
+        if left.unreadable:
+            return  # the log may have events that only it speaks of: whatever is there is archived, if once more
+        again = {(cut.type, cut.level) for manifest in damaged for cut in manifest.cuts}
+        reached = left.reached | {(cut.type, cut.level): cut.below for one in self._done for cut in one.cuts}
+        self._reached = {stream: below for stream, below in reached.items() if stream not in again}
+        for manifest in kept:
+            # A cut takes all that lies before it, with what a damaged manifest was to have: that is archived anew.
+            cuts = tuple(cut for cut in manifest.cuts if (cut.type, cut.level) not in again)
+            await self._drop(msgspec.structs.replace(manifest, cuts=cuts))
 
     async def archive(self, cuts: Sequence[Cut]) -> None:
         """Write one manifest's segments after the other's; what one names leaves the log while the next is written."""
