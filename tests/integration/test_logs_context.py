@@ -47,10 +47,12 @@ def test_context_nests_and_the_nearest_word_counts(said: Said) -> None:
     with logs.context(a="outer", b="outer", c="outer"):
         with logs.context(b="inner"):
             logger.info("x", c="call")
+            logger.info("x")
         logger.info("x")
     logger.info("x")
     assert [user_fields(line) for line in said.lines()] == [
         {"a": "bound", "b": "inner", "c": "call"},
+        {"a": "bound", "b": "inner", "c": "outer"},
         {"a": "bound", "b": "outer", "c": "outer"},
         {"a": "bound"},
     ]

@@ -107,6 +107,6 @@ class Takeover:
 def _writes_to_the_console(handler: logging.Handler) -> bool:
     if not isinstance(handler, logging.StreamHandler) or isinstance(handler, logging.FileHandler):
         return False
-    # Only the kinds that do nothing else: a subclass of somebody's may capture, count or send.
-    plain = type(handler).__module__.startswith("logging") or type(handler).__name__ == "RichHandler"
-    return plain and handler.stream in {sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__}
+    if type(handler).__module__ != "logging":
+        return False  # a subclass of somebody's may do more than write: capture, count, send
+    return any(handler.stream is console for console in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__))

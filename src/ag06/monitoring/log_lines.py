@@ -44,6 +44,7 @@ class Lines:
         self._values = values
         self._clock = clock
         self._names: dict[str, tuple[str, bool]] = {}
+        self._second = (-1, "")
 
     def fields(self, level: str, logger: str, event: object, given: Mapping[str, Any]) -> Fields:
         """Return the fields of a line in their order.
@@ -52,9 +53,8 @@ class Lines:
         an underscore behind it: `event` is found as `event_`.
         """
         values = self._values
-        moment = dt.datetime.fromtimestamp(self._clock(), _UTC).isoformat(timespec="microseconds")
         shown = values.text(event) if type(event) is str else str(values.of(event))
-        line: Fields = {"time": moment, "level": level, "logger": logger, "event": shown}
+        line: Fields = {"time": self._moment(), "level": level, "logger": logger, "event": shown}
         line.update(self._identity())
         around = scope()
         if around:
@@ -62,6 +62,15 @@ class Lines:
         elif given:
             self._add(line, given)
         return line
+
+    def _moment(self) -> str:
+        now = self._clock()
+        second, text = self._second
+        if int(now) != second:
+            second = int(now)
+            text = dt.datetime.fromtimestamp(second, _UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._second = second, text  # writing out the date is a third of what a line costs
+        return f"{text}.{int((now - second) * 1e6):06}+00:00"
 
     def _identity(self) -> Fields:
         try:
@@ -103,9 +112,10 @@ class Lines:
         key = str(key)  # a processor of the user's may name a field as it likes
         name = self._values.text(key, 256)
         known = (f"{name}_" if name in _OWN else name, self._values.redaction.hides(key))
-        if len(self._names) >= 10_000:
-            self._names.clear()
-        self._names[key] = known
+        if len(key) <= 200:
+            if len(self._names) >= 10_000:
+                self._names.clear()
+            self._names[key] = known
         return known
 
     def _exception(self, info: ExceptionInfo) -> Fields:

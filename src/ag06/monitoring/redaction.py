@@ -30,7 +30,8 @@ SECRET_WORDS = (
 
 _SHORTEST = 4
 """A value shorter than this is not looked for in texts: it would be found in every other word."""
-_MOST_NAMES = 10_000
+_MOST_NAMES, _LONGEST_NAME = 10_000, 200
+"""How many names, and how long ones, are remembered with what they are."""
 
 _HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _BETWEEN_WORDS = re.compile(r"[^a-z0-9]+")
@@ -53,7 +54,7 @@ _VALUE = (
 
 def _words_of(name: str) -> str:
     """Return a name as its words, singular: `refreshTokens` as `_refresh_token_`."""
-    words = _BETWEEN_WORDS.split(_HUMPS.sub("_", name[:200]).lower())
+    words = _BETWEEN_WORDS.split(_HUMPS.sub("_", name[:_LONGEST_NAME]).lower())
     return f"_{'_'.join(word.rstrip('0123456789').removesuffix('s') for word in words)}_"
 
 
@@ -79,9 +80,10 @@ class Redaction:
         if known is None:
             words = _words_of(name)
             known = any(secret in words for secret in self._names)
-            if len(self._known) >= _MOST_NAMES:
-                self._known.clear()
-            self._known[name] = known
+            if len(name) <= _LONGEST_NAME:
+                if len(self._known) >= _MOST_NAMES:
+                    self._known.clear()
+                self._known[name] = known
         return known
 
     def hides_value(self, name: str, value: object) -> bool:

@@ -280,7 +280,7 @@ class StreamSink:
                 except TypeError:
                     self._stream.write(line)
                 self._stream.flush()
-            except (OSError, ValueError):
+            except Exception:  # noqa: BLE001 - the stream is foreign code, and whoever logs is not to blame for it
                 self.dropped += 1
 
     def flush(self, timeout: float = 5.0) -> bool:
@@ -302,7 +302,10 @@ def open_sink(stream: IO[Any] | None, notice: Notice | None = None) -> Sink | St
         return StreamSink(stream)
     with suppress(OSError, ValueError):
         stream.flush()  # what was printed before comes before
-    return Sink(stream, notice=notice)
+    try:
+        return Sink(stream, notice=notice)
+    except OSError:  # no descriptor is left for a copy
+        return StreamSink(stream)
 
 
 class _alone:  # noqa: N801 - reads as a statement: with _alone(...)
