@@ -15,15 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ag06 import ConfigurationError
-from ag06.errors import InvalidEvent, StoreError
+from ag06.errors import ArchiveDamaged, InvalidEvent, StoreError
 from ag06.event import Event, decode_event, to_millis
 from ag06.persistence.admission import Admission
 from ag06.persistence.archive import manifest as manifests
 from ag06.persistence.archive.manifest import Manifest, Segment, parse_entry
 from ag06.persistence.archive.merging import Merger
+from ag06.persistence.archive.reading import read_manifest
 from ag06.persistence.archive.retention import Retention, check_retention
 from ag06.persistence.archive.segments import SCHEMA, SegmentWriter, check_segment, read_segment
 from ag06.persistence.archive.selection import Selection
+from ag06.persistence.archive.storage import open_storage
 from ag06.persistence.log import Cut, Stored
 from ag06.settings import Setting, seconds_of
 
@@ -191,6 +193,21 @@ def test_a_manifest_comes_back_as_it_was_and_every_changed_byte_is_noticed() -> 
 def test_a_manifest_of_a_newer_release_is_refused() -> None:
     with pytest.raises(StoreError, match="upgrade ag06"):
         manifests.decode(manifests.encode(msgspec.structs.replace(manifest(), version=2)))
+
+
+@pytest.mark.parametrize("path", ["../../victim", "/etc/passwd", "2026-01-01/../../a.parquet", "about.json", ""])
+def test_a_manifest_that_names_a_file_outside_the_archive_is_refused(path: str) -> None:
+    (part,) = manifest().segments
+    forged = msgspec.structs.replace(manifest(), segments=(part, msgspec.structs.replace(part, path=path)))
+    with pytest.raises(StoreError, match="cannot be read"):
+        manifests.decode(manifests.encode(forged))
+
+
+def test_a_manifest_under_the_name_of_another_run_is_damaged() -> None:
+    folder = open_storage("memory:///misplaced")
+    folder.write("manifests/b.json", manifests.encode(manifest()))
+    with pytest.raises(ArchiveDamaged, match="that of another run"):
+        read_manifest(folder, "b")
 
 
 @pytest.mark.parametrize("folder", ["file:///var/ag06/x/", "s3://bucket/a#b/x/", "memory:///x/"])

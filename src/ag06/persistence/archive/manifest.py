@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from hashlib import blake2b
+from typing import Annotated
 
 import msgspec
 
@@ -16,10 +17,14 @@ VERSION = 1
 _ENTRY = re.compile(r"(?P<folder>.+/)manifests/(?P<run>[^/#]+)\.json#positions=(\d+)-(\d+)&recorded=(\d+)-(\d+)")
 
 
+_Path = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\d/[\w-]+\.parquet$")]
+"""Whoever can write into an archive must not have files deleted or renamed that lie elsewhere."""
+
+
 class Segment(msgspec.Struct, frozen=True):
     """One file: its path below the log's folder, size, checksum, and what it holds, bounds included."""
 
-    path: str
+    path: _Path
     bytes: int
     blake2b: str
     events: int
@@ -35,7 +40,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
     run: str
     made: dt.datetime
-    segments: tuple[Segment, ...]
+    segments: Annotated[tuple[Segment, ...], msgspec.Meta(min_length=1)]
     cuts: tuple[Cut, ...]
     version: int = VERSION
 
