@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -328,3 +329,25 @@ async def test_events_stay_until_they_are_archived_anew_where_what_a_killed_run_
         log = await events.log()
         await log.remove_archive((await log.archives())[2])
         assert numbers(await everything(events)) == list(range(60))
+
+
+async def test_a_copy_of_a_log_that_archives_to_the_same_place_takes_nothing_from_the_log(
+    store_url: str, tmp_path: Path, archive: Path
+) -> None:
+    async with opened(store_url) as events:
+        await fill(events, 20)
+        await events.archive_before(later(), f"file://{archive}")
+        await fill(events, 20, 20)
+    for path in tmp_path.glob("events.db*"):
+        shutil.copy(path, path.with_name(path.name.replace("events", "copy")))
+    async with opened(store_url) as events, opened(f"sqlite:///{tmp_path}/copy.db") as copy:
+        await fill(events, 20, 40)
+        await fill(copy, 20, 1000)
+        await copy.archive_before(later(), f"file://{archive}")
+        with pytest.raises(ConfigurationError, match="a copy of the log archives there too"):
+            await events.archive_before(later(), f"file://{archive}")
+        assert numbers(await everything(events)) == list(range(60))
+        await events.archive_before(later(), f"file://{archive}-of-its-own")
+        assert await live(events) == 0
+        assert numbers(await everything(events)) == list(range(60))
+        assert numbers(await everything(copy)) == [*range(40), *range(1000, 1020)]

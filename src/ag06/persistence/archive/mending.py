@@ -9,9 +9,11 @@ from collections.abc import Iterable
 import msgspec
 
 from ag06.errors import ArchiveDamaged
+from ag06.event import id_and_subject
 from ag06.persistence.archive.manifest import FOLDER, Entry, Manifest, parse_entry
 from ag06.persistence.archive.one_thread import OneThread
-from ag06.persistence.archive.reading import Missing, read_manifest
+from ag06.persistence.archive.reading import Missing, read_entry, read_manifest
+from ag06.persistence.archive.selection import Selection
 from ag06.persistence.archive.storage import CORRUPT, PARTIAL, Storage
 from ag06.persistence.log import EventLog, Query
 
@@ -72,6 +74,26 @@ async def _in_log(log: EventLog, manifest: Manifest) -> bool:
             if page:
                 return True
     return False
+
+
+async def speaks_of(log: EventLog, home: Storage, thread: OneThread, manifest: Manifest) -> bool:
+    """Whether a manifest that the log does not know of is its own, not that of a copy of it which archives here too.
+
+    Both have the same events up to where they parted: so it is enough to find the newest that each cut would take.
+    """
+    entry = manifest.entry(home.url + "/")
+    for cut in manifest.cuts:
+        query = Query(types=(cut.type,), level=cut.level, below=cut.below, newest=1)
+        newest = [stored async for page in log.read(query) for stored in page][-1:]
+        for stored in newest:
+            place = Selection(after=stored.position - 1, last=stored.position)
+            if id_and_subject(stored.body)[0] not in await thread.call(_ids, entry, place):
+                return False
+    return True
+
+
+def _ids(entry: Entry, selection: Selection) -> list[str]:
+    return [event.id for page in read_entry(entry, selection) for _, event in page]
 
 
 async def finish_deletion(log: EventLog, home: Storage, thread: OneThread, run: str, entry: Entry | None) -> None:

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from ag06.errors import ArchiveDamaged
+from ag06.errors import ArchiveDamaged, ConfigurationError
 from ag06.event import from_millis
 from ag06.ids import new_id
 from ag06.persistence.archive.leading import leading
 from ag06.persistence.archive.manifest import Manifest, encode
-from ag06.persistence.archive.mending import clear, look_back
+from ag06.persistence.archive.mending import clear, look_back, speaks_of
 from ag06.persistence.archive.merging import Merger
 from ag06.persistence.archive.one_thread import OneThread
 from ag06.persistence.archive.reading import Missing, verify
 from ag06.persistence.archive.storage import Storage, open_storage
 from ag06.persistence.log import Cut, EventLog, Query, Stored
+from ag06.persistence.stores import masked
 
 if TYPE_CHECKING:
     from ag06.persistence.archive.batch import BatchWriter, Stream
@@ -156,6 +157,11 @@ class _Run:
         damaged: list[Manifest] = []
         for manifest in (*left.undropped, *left.unknown):
             try:
+                if manifest in left.unknown and not await speaks_of(self._log, self._home, self._thread, manifest):
+                    raise ConfigurationError(
+                        f"archive {masked(self._home.file_url(manifest.path))} has events that this log never had: a "
+                        "copy of the log archives there too; give this one the URL of another archive"
+                    )
                 kept.append(await self._keep(manifest.run))
             except (ArchiveDamaged, Missing) as error:
                 _logger.error("%s; its events stay in the live log", error)  # noqa: TRY400 - the run goes on
