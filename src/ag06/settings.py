@@ -25,6 +25,7 @@ DEFAULTS: Mapping[str, str] = {
     "http_port": "9090",
     "log_level": "info",
     "log_format": "json",
+    "traces": "",
 }
 """Every setting that has a fixed name (`AG06_` and the name in capitals), with its default."""
 
@@ -102,6 +103,8 @@ def check_setting(setting: Setting) -> None:
         _refuse(setting, ", ".join(accepted))
     if setting.name in SPANS:
         seconds_of(setting)
+    if setting.name == "traces" and setting.value.strip().lower() not in {"", "off"}:
+        ratio_of(setting)
     if setting.name == "http_port" and setting.value.lower() != "off":
         digits = setting.value.isascii() and setting.value.isdigit() and len(setting.value) <= 5
         if not digits or int(setting.value) > 65_535:
@@ -117,6 +120,17 @@ def seconds_of(setting: Setting) -> float | None:
     if seconds > LONGEST:
         _refuse(setting, "seconds, or a number with its unit: 90s, 15m, 12h, 30d")
     return seconds
+
+
+def ratio_of(setting: Setting) -> float:
+    """Return a setting that is a share, such as `0.01`, as a number from 0 to 1."""
+    try:
+        ratio = float(setting.value)
+    except ValueError:
+        ratio = -1.0
+    if not 0.0 <= ratio <= 1.0:
+        _refuse(setting, "a share from 0 to 1, or off")
+    return ratio
 
 
 def _refuse(setting: Setting, accepted: str) -> NoReturn:

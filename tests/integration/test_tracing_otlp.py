@@ -1,0 +1,219 @@
+"""Traces over processes, as a collector gets them; and a collector that is slow, away or in a bad mood."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from textwrap import dedent
+
+import pytest
+
+from ag06.event import Event
+from ag06.monitoring.traceparent import is_sampled, parse
+from ag06.persistence import EventStore
+from collector import Collector, Received
+from flows import SECONDS
+
+EVENTS = 40
+
+# What the runtime does for each event, done by hand around the steps of two workflows.
+_PRELUDE = """
+import asyncio, os, sys
+import msgspec
+from ag06 import Event, Context, Workflow, Retry
+from ag06.monitoring.tracing import TRACING
+
+def traced(app, step):
+    open_spans = {}
+    app.on_outcome(lambda outcome: settle(outcome, open_spans))
+    def settle(outcome, spans):
+        if (span := spans.pop(outcome.event_id, None)) is not None:
+            kind = {"processed": "ack", "retried": "postpone", "dead": "bury"}[outcome.kind]
+            TRACING.settled(span, kind)
+    def around(function):
+        async def call(event: Event, ctx: Context):
+            TRACING.shield()
+            mark, error = TRACING.begin_process(event, f"{app.name}.{step}", ctx.attempt), None
+            try:
+                await function(event, ctx)
+            except Exception as raised:
+                error = raised
+                raise
+            finally:
+                if (span := TRACING.end_process(mark, error)) is not None:
+                    open_spans[event.id] = span
+        return call
+    return around
+"""
+
+_FIRST = """
+app = Workflow("first", store=os.environ["AG06_STORE"])
+
+@app.step("a", retry=Retry(attempts=2, initial=0.01))
+@traced(app, "one")
+async def one(event, ctx):
+    if event.data == 0 and ctx.attempt == 1:
+        raise KeyError("not yet")
+    carried = TRACING.output("b", event, f"{event.id}/0")
+    await ctx.publish("b", event.data, cause=msgspec.structs.replace(event, traceparent=carried))
+
+async def main():
+    TRACING.start("first")
+    async with app.running():
+        for number in range(int(os.environ["EVENTS"])):
+            carried, span = TRACING.start_send("a")
+            event_id = await app.publish("a", "web", number, traceparent=carried)
+            if span is not None:
+                span.end(message_id=event_id, conversation_id=event_id)
+        await app.drain()
+    assert TRACING.flush(10) and not TRACING.dropped
+
+asyncio.run(main())
+"""
+
+_SECOND = """
+app = Workflow("second", store=os.environ["AG06_STORE"])
+seen, done = set(), asyncio.Event()
+
+@app.step("b")
+@traced(app, "two")
+async def two(event, ctx):
+    seen.add(event.data)
+    if len(seen) == int(os.environ["EVENTS"]):
+        done.set()
+
+async def main():
+    TRACING.start("second")
+    async with app.running():
+        await asyncio.wait_for(done.wait(), 60)
+        await app.drain()
+    assert TRACING.flush(10) and not TRACING.dropped
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    server = Collector()
+    yield server
+    server.stop()
+
+
+@asynccontextmanager
+async def script(source: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a script in a process of its own; it must end well."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", "-c", _PRELUDE + dedent(source),
+        env=os.environ | environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        yield process
+        said, _ = await asyncio.wait_for(process.communicate(), SECONDS * 3)
+        assert process.returncode == 0, said.decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def run_both(url: str, collector: Collector, ratio: str, events: int) -> list[Event[int]]:
+    """Run both processes over one log; return what is in it."""
+    environment = {
+        "AG06_STORE": url,
+        "AG06_TRACES": ratio,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+        "EVENTS": str(events),
+    }
+    async with script(_SECOND, **environment), script(_FIRST, **environment):
+        pass
+    store = EventStore(url)
+    try:
+        return [event async for event in store.replay()]
+    finally:
+        await store.close()
+
+
+def by_trace(spans: list[Received]) -> dict[str, list[Received]]:
+    found: dict[str, list[Received]] = defaultdict(list)
+    for span in spans:
+        found[span.trace_id].append(span)
+    return found
+
+
+@pytest.fixture(params=("sqlite", "redis"))
+def adapter(request: pytest.FixtureRequest) -> str:
+    """Stores that two processes share."""
+    return str(request.param)
+
+
+async def test_one_trace_leads_from_the_publisher_over_two_processes_to_the_last_step(
+    store_url: str, collector: Collector
+) -> None:
+    log = await run_both(store_url, collector, "1", 1)
+    a, b = log
+    assert a.type == "a"
+    assert b.causation_id == a.id
+    spans = collector.spans
+    assert {span.trace_id for span in spans} == {a.traceparent.split("-")[1]}  # type: ignore[union-attr]
+    named = {(span.name, span.attributes.get("ag06.attempt")): span for span in spans}
+    assert len(named) == len(spans)
+    send, failed, worked = named["send a", None], named["process a", 1], named["process a", 2]
+    create, second = named["create b", None], named["process b", 1]
+    settled = [named["postpone a", None], named["ack a", None], named["ack b", None]]
+    assert len(spans) == 8
+
+    parents = [failed, worked, create, second, *settled]
+    assert [span.parent_id for span in parents] == [
+        send.span_id, send.span_id, worked.span_id, create.span_id, failed.span_id, worked.span_id, second.span_id,
+    ]  # fmt: skip
+    assert send.parent_id == ""
+    assert [span.kind for span in (send, failed, create, *settled)] == ["PRODUCER", "CONSUMER", "PRODUCER"] + [
+        "CLIENT"
+    ] * 3
+    assert {span.service for span in (send, failed, worked, create, *settled[:2])} == {"first"}
+    assert {second.service, settled[2].service} == {"second"}
+    assert {span.scope for span in spans} == {"ag06"}
+    assert all(span.start <= span.end for span in spans)
+    assert [span.failed for span in (failed, worked, second)] == [True, False, False]
+    assert failed.attributes["error.type"] == "KeyError"
+
+    # What each event carries is the span that handed it over.
+    assert a.traceparent == f"00-{send.trace_id}-{send.span_id}-01"
+    assert b.traceparent == f"00-{create.trace_id}-{create.span_id}-01"
+    assert second.attributes == {
+        "messaging.system": "ag06",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": "b",
+        "messaging.consumer.group.name": "second.two",
+        "messaging.message.id": b.id,
+        "messaging.message.conversation_id": a.id,
+        "ag06.attempt": 1,
+    }
+
+
+async def test_a_trace_is_recorded_whole_or_not_at_all_in_every_process(store_url: str, collector: Collector) -> None:
+    log = await run_both(store_url, collector, "0.5", EVENTS)
+    assert len(log) == 2 * EVENTS
+    traces = by_trace(collector.spans)
+    recorded = {parse(event.traceparent).trace_id for event in log if is_sampled(event.traceparent)}  # type: ignore[union-attr]
+    assert 0 < len(recorded) < EVENTS  # chance of all or none: one in 5 * 10^11
+    assert set(traces) == recorded
+    of_event = {event.id: event for event in log}
+    for event in log:
+        context = parse(event.traceparent)
+        assert context is not None
+        if event.causation_id is not None:
+            cause = parse(of_event[event.causation_id].traceparent)
+            assert cause is not None
+            assert (cause.trace_id, cause.sampled) == (context.trace_id, context.sampled)
+    for spans in traces.values():
+        names = {span.name for span in spans}
+        assert {"send a", "process a", "create b", "process b", "ack a", "ack b"} <= names
+        ids = {span.span_id for span in spans}
+        assert [span.name for span in spans if span.parent_id not in ids] == ["send a"]
