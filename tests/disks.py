@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from ag06 import StoreUnavailable
 from ag06.persistence import EventStore
 from servers import ValkeyServer
 
@@ -40,7 +41,13 @@ class LimitedPages:
 
     async def _limit(self, store: EventStore, pages: int) -> None:
         log: Any = await store.log()
-        await log.writer.submit(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+        pragma = f"PRAGMA max_page_count = {pages}"
+        while True:
+            try:
+                await log.writer.submit(lambda connection: connection.execute(pragma).fetchone())
+            except StoreUnavailable:  # others shared its transaction, and for them the disk was full
+                continue
+            return
 
 
 class LimitedFiles:

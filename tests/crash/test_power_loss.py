@@ -93,6 +93,9 @@ async def cut_again_and_again(directory: Path, counted: Toll, level: str, config
                 await machine.life.some_more(rng.randint(1, 40 if slow else 200))
                 if machine.server is not None and config == ALWAYS and rng.random() < 0.3:
                     machine.server.command("BGREWRITEAOF")
+                if machine.server is not None and config == ALWAYS and rng.random() < 0.3:
+                    await asyncio.to_thread(machine.server.kill)
+                    await machine.life.some_more(rng.randint(1, 100))  # into the journals
                 await asyncio.sleep(rng.uniform(0.0, 0.1))
                 await machine.cut_power()
                 machine.look_at_the_file()

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 
+from ag06.persistence.sqlite.schema import make_directory
+
 
 class Claim:
     """A journal file that nobody else uses while this object holds its lock."""
@@ -53,7 +55,7 @@ class Claims:
 
     def new(self) -> Claim:
         """Claim a journal that does not exist yet; raise `OSError` if the directory cannot be written."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(self.directory)
         label = self.directory / "store"
         if not label.exists():
             label.write_text(self._store + "\n")

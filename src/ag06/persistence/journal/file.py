@@ -19,7 +19,7 @@ from ag06.errors import StoreError, StoreUnavailable
 from ag06.persistence.journal.claim import Claim
 from ag06.persistence.journal.salvage import is_of_the_disk, keep_copy, salvage, wal_damage
 from ag06.persistence.log import Appended, Record
-from ag06.persistence.sqlite.schema import connect
+from ag06.persistence.sqlite.schema import connect, make_directory
 from ag06.persistence.sqlite.waiting import Waiters
 from ag06.persistence.sqlite.writer import Writer
 
@@ -262,7 +262,7 @@ class JournalFile:
 
 
 def _create(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(path.parent)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     with contextlib.closing(connect(str(path), _TIMEOUT)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")

@@ -170,7 +170,7 @@ def _make_file(path: Path) -> None:
     """
     try:
         if not path.exists():
-            _make_directory(path.parent)
+            make_directory(path.parent)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except OSError as error:
@@ -183,13 +183,13 @@ def _make_file(path: Path) -> None:
             raise ConfigurationError(f"store {path}: cannot be opened for writing ({place} is read-only for this user)")
 
 
-def _make_directory(path: Path) -> None:
+def make_directory(path: Path) -> None:
     """Create a directory and those above it if they are missing, and sync its name: SQLite syncs what lies in it alone.
 
     One that is there may be another process's, which has not come to that yet.
     """
     if not path.is_dir():
-        _make_directory(path.parent)
+        make_directory(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
     with contextlib.suppress(PermissionError):  # one that may not be listed is older than this log
         above = os.open(path.parent, os.O_RDONLY)
