@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import ag06
-from ag06 import ConfigurationError, Event, Retention, Workflow
+from ag06 import ArchiveUnavailable, ConfigurationError, Event, Retention, Workflow
 from ag06.persistence import EventStore
 from ag06.persistence.archive.mending import DELETED
 from ag06.persistence.archive.retention import RetentionKeeper, check_retention
@@ -273,3 +273,37 @@ def test_a_retention_that_cannot_be_kept_is_an_error_at_the_start(retention: Any
 def test_retention_is_public() -> None:
     assert ag06.Retention is Retention
     assert "Retention" in ag06.persistence.__all__
+
+
+async def test_a_part_of_an_archive_that_is_lost_keeps_no_other_from_being_deleted(
+    store_url: str, archive: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    keeper = keeper_of(Retention(delete_after=DAY, archive=f"file://{archive}"), clock)
+    async with opened(store_url, retention=0) as events:
+        for part in range(3):
+            await fill(events, 10, part * 10)
+            await events.archive_before(later(), f"file://{archive}")
+        lost = manifests(archive)[0]
+        lost.unlink()
+        clock.ahead = 2 * DAY
+        await keep(events, keeper)
+        assert manifests(archive) == []
+        assert str(lost) in caplog.text
+        assert len(segments(archive)) == 1
+        # Whose file is lost is still named to whoever asks for its events.
+        with pytest.raises(ArchiveUnavailable, match="is not there"):
+            await everything(events)
+
+
+async def test_a_clock_that_was_ahead_of_its_time_puts_nothing_off(store_url: str, archive: Path) -> None:
+    clock = Clock()
+    keeper = keeper_of(Retention(archive_after=10.0, archive=f"file://{archive}"), clock)
+    async with opened(store_url, retention=0) as events:
+        clock.ahead = 400 * DAY
+        await keep(events, keeper)
+        clock.ahead = 0.0
+        await fill(events, 10)
+        clock.ahead = 60.0
+        await keep(events, keeper)
+        assert await live(events) == 0

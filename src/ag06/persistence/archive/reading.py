@@ -32,10 +32,10 @@ def read_manifest(storage: Storage, run: str) -> Manifest:
         manifest = manifests.decode(data)
         if manifest.run != run:
             raise StoreError(f"it is that of another run, {manifest.run}")
-        return manifest
     except StoreError as error:
         url = masked(storage.file_url(path))
         raise ArchiveDamaged(f"archive {url}: {error}; restore the file from a backup", url) from error
+    return manifest
 
 
 @lru_cache(maxsize=256)

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from ag06.content import check_name
-from ag06.errors import AG06Error, ConfigurationError, InvalidEvent, StoreUnavailable
+from ag06.errors import AG06Error, ArchiveDamaged, ConfigurationError, InvalidEvent, StoreUnavailable
 from ag06.persistence.archive import mending
 from ag06.persistence.archive.leading import leading
 from ag06.persistence.archive.manifest import FOLDER, Entry, parse_entry
 from ag06.persistence.archive.one_thread import OneThread
-from ag06.persistence.archive.reading import manifest_of
+from ag06.persistence.archive.reading import Missing, manifest_of
 from ag06.persistence.archive.run import ROLE, archive_settled
 from ag06.persistence.archive.storage import open_storage
 from ag06.persistence.log import EventLog
@@ -128,6 +128,7 @@ class RetentionKeeper:
         self._clock = clock
         self._due = dict.fromkeys(policies, 0.0)
         self._renewal = 0.0
+        self._looked = 0.0
 
     async def keep(self, log: EventLog, holder: str) -> None:
         """Do what is due; problems of an archive are said in the log, and it is tried again at the next turn.
@@ -135,6 +136,10 @@ class RetentionKeeper:
         Raises `StoreUnavailable` if the store is away.
         """
         now = self._clock()
+        if now < self._looked:  # the clock was ahead of its time: nothing waits until it is there again
+            self._due = dict.fromkeys(self._policies, 0.0)
+            self._renewal = 0.0
+        self._looked = now
         due = [policy for policy in self._policies if self._due[policy] <= now]
         if not due and now < self._renewal:
             return
@@ -175,14 +180,20 @@ class RetentionKeeper:
         try:
             async with leading(log, ROLE, holder) as led:
                 for entry in old if led else ():
-                    manifest = await thread.call(manifest_of, entry)
-                    types = {name for segment in manifest.segments for name in segment.types}
-                    if all(self._is_over(name, entry, now_ms) for name in types):
-                        for cut in manifest.cuts:
-                            await log.drop(cut)  # where something of it is in the live log still
-                        await _delete_entry(log, thread, entry)
+                    try:
+                        await self._delete_if_over(log, thread, entry, now_ms)
+                    except (Missing, ArchiveDamaged) as error:  # that file may never come back: the others do not wait
+                        _logger.warning("retention: %s; it stays, what else is due is deleted", error)
         finally:
             thread.close()
+
+    async def _delete_if_over(self, log: EventLog, thread: OneThread, entry: Entry, now_ms: float) -> None:
+        manifest = await thread.call(manifest_of, entry)
+        types = {name for segment in manifest.segments for name in segment.types}
+        if all(self._is_over(name, entry, now_ms) for name in types):
+            for cut in manifest.cuts:
+                await log.drop(cut)  # where something of it is in the live log still
+            await _delete_entry(log, thread, entry)
 
     def _is_over(self, event_type: str, entry: Entry, now_ms: float) -> bool:
         found = next((policy for policy in self._policies if policy.type == event_type), None)
