@@ -246,7 +246,7 @@ def test_time_is_utc_with_offset_and_microseconds() -> None:
 
 
 def test_an_exception_has_type_message_and_frames_with_its_cause() -> None:
-    with listening() as said:
+    with listening("debug") as said:
         logger = logs.create_context_logger("x")
         try:
             try:
@@ -257,9 +257,12 @@ def test_an_exception_has_type_message_and_frames_with_its_cause() -> None:
             logger.exception("failed", order=1)
             logger.warning("failed", exc_info=error)
             logger.warning("failed", exc_info=(type(error), error, error.__traceback__))
+        for odd in (("a", ValueError("odd"), "b"), (1, 2, 3), Hostile(), "text", [], None, 0, 1):
+            logger.debug("odd", exc_info=odd, stack_info=odd)
         logger.exception("outside of a handler")
         logger.warning("none", exc_info=False, stack_info=True)
-    first, second, third, outside, stack = said.lines()
+    first, second, third, *odd_ones, outside, stack = said.lines()
+    assert [line.get("exception", {}).get("message") for line in odd_ones] == ["odd", *[None] * 7]
     assert first["exception"] == second["exception"] == third["exception"]
     assert first["exception"]["type"] == "ag06.errors.ConfigurationError"
     assert first["exception"]["message"] == "b\nc"

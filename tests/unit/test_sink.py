@@ -19,6 +19,10 @@ from ag06.monitoring.log_pipe import PIPE
 from ag06.monitoring.sink import Sink, StreamSink, open_sink
 
 
+# From Python 3.12 on a fork beside threads is warned of; the sink is made for it.
+FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
 class Pipe:
     """Both ends of a pipe; what is read is kept."""
 
@@ -112,6 +116,7 @@ def test_lines_of_many_threads_and_of_every_length_are_never_torn(pipe: Pipe) ->
         assert all(set(row[5:]) == {letter} and len(row) == 5 + sizes[i % len(sizes)] for i, row in enumerate(mine))
 
 
+@FORKS
 def test_lines_of_processes_that_share_a_pipe_are_never_torn(pipe: Pipe) -> None:
     children = []
     for letter in "abcd":
@@ -301,6 +306,7 @@ def test_a_retired_sink_writes_what_it_holds_and_ends_its_thread(pipe: Pipe) -> 
     assert sink.dropped == 0
 
 
+@FORKS
 def test_a_child_process_writes_its_own_lines_and_none_of_its_parents(pipe: Pipe) -> None:
     filled(pipe)
     sink = Sink(pipe.write)

@@ -104,8 +104,8 @@ class Lines:
             exception = exception_info(given["exc_info"])
             if exception is not None:
                 line["exception"] = self._exception(exception)
-        if given.get("stack_info"):
-            stack = given["stack_info"]
+        stack = given.get("stack_info")
+        if isinstance(stack, str) or stack is True:
             line["stack"] = self._tail(stack if isinstance(stack, str) else "".join(traceback.format_stack()))
 
     def _learn(self, key: Any) -> tuple[str, bool]:
@@ -141,8 +141,15 @@ def exception_info(given: object) -> ExceptionInfo | None:
     """Return what `exc_info=` means: `True`, an exception, or a triple of `sys.exc_info()`."""
     if isinstance(given, BaseException):
         return type(given), given, given.__traceback__
-    found = given if isinstance(given, tuple) and len(given) == 3 else sys.exc_info()
-    return found if given and isinstance(found[1], BaseException) else None
+    if isinstance(given, tuple) and len(given) == 3:
+        _, error, trace = given
+    elif isinstance(given, int) and given:
+        _, error, trace = sys.exc_info()
+    else:
+        return None
+    if not isinstance(error, BaseException):
+        return None
+    return type(error), error, trace if isinstance(trace, TracebackType) else None
 
 
 def as_json(fields: Fields) -> bytes:
