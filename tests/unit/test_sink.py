@@ -18,7 +18,6 @@ from ag06.monitoring import logs
 from ag06.monitoring.log_pipe import PIPE
 from ag06.monitoring.sink import Sink, StreamSink, open_sink
 
-
 # From Python 3.12 on a fork beside threads is warned of; the sink is made for it.
 FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
