@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -307,3 +308,41 @@ async def test_a_clock_that_was_ahead_of_its_time_puts_nothing_off(store_url: st
         clock.ahead = 60.0
         await keep(events, keeper)
         assert await live(events) == 0
+
+
+async def test_a_shutdown_does_not_wait_for_an_archive_that_hangs(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, goes_on = threading.Event(), threading.Event()
+    write = Storage.write
+
+    def hanging(self: Storage, path: str, data: bytes) -> None:
+        hangs.set()
+        goes_on.wait()
+        write(self, path, data)
+
+    def shop(**settings: Any) -> tuple[Workflow, asyncio.Queue[str]]:
+        app = Workflow("shop", store=f"sqlite:///{tmp_path}/events.db", grace=0.2, visibility_timeout=3600, **settings)
+        started: asyncio.Queue[str] = asyncio.Queue()
+
+        @app.step("order")
+        async def bill(event: Event) -> None:
+            await started.put(event.id)
+            await asyncio.Event().wait()
+
+        return app, started
+
+    monkeypatch.setattr(Storage, "write", hanging)
+    app, started = shop(retention=Retention(archive_after=0.001, archive=f"file://{archive}"))
+    try:
+        async with asyncio.timeout(30):
+            async with app.running():
+                await app.publish("nobody.listens", data=1)
+                order = await app.publish("order", data=1)
+                assert await started.get() == order
+                await asyncio.to_thread(hangs.wait)
+            again, started_again = shop()
+            async with again.running():
+                assert await started_again.get() == order, "what was in flight was not given back"
+    finally:
+        goes_on.set()

@@ -98,15 +98,21 @@ class Worker:
         deadline = asyncio.get_running_loop().time() + grace
         for housekeeper in self._housekeepers:
             housekeeper.cancel()
-        if self._housekeepers:
-            await asyncio.wait(self._housekeepers)
         try:
-            await asyncio.gather(*(runner.stop(deadline) for runner in self._runners))
+            await asyncio.gather(self._housekept(deadline), *(runner.stop(deadline) for runner in self._runners))
         finally:
             self._keeper.stop()
             await asyncio.to_thread(self._keeper.join, 1.0)
         if not self.failure.done():
             self.failure.cancel()
+
+    async def _housekept(self, deadline: float) -> None:
+        """Wait for the end of the housekeeping, but not for an archive that hangs: what is in flight cannot wait."""
+        if self._housekeepers:
+            left = max(0.0, deadline - asyncio.get_running_loop().time())
+            _, busy = await asyncio.wait(self._housekeepers, timeout=left)
+            for task in busy:
+                _logger.warning("%s does not end in time, it is left behind", task.get_name())
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
