@@ -24,6 +24,8 @@ def _line(cells: Any) -> str:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     lost = f"{row['lost']:,}" + (" (it must lose some)" if row["expected"] else "")
+    if not row["finished"]:
+        lost = "unknown: the run failed"
     numbers = [lost, f"{row['doubled']:,}", f"{row['disordered']:,}", f"{row['seconds'] / 60:.1f}"]
     return [row["fault"], row["store"], f"{row['cycles']:,}", f"{row['events']:,}", *numbers, row["commit"]]
 

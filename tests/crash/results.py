@@ -24,7 +24,7 @@ FULL = {
     "SIGSTOP past the lease": 200,
     "network cut or slow": 200,
     "clock jump": 100,
-    "two hours of events": 1,
+    "soak (720,000 events in a whole run)": 1,
 }
 """The cycles of a whole run, by fault."""
 
@@ -56,6 +56,8 @@ class Toll(msgspec.Struct):
     """Subjects that came out in another order than they went in."""
     expected: bool = False
     """Whether it is a control, which must lose something."""
+    finished: bool = False
+    """Whether the account was drawn up: what is lost is not known before."""
     seconds: float = 0.0
     commit: str = ""
 
@@ -77,6 +79,7 @@ def toll(fault: str, store: str, *, expected: bool = False) -> Iterator[Toll]:
     counted = Toll(fault, store, expected=expected)
     try:
         yield counted
+        counted.finished = True
     finally:
         counted.seconds = round(time.monotonic() - began, 1)
         path = os.environ.get("AG06_TORTURE_RESULTS")

@@ -81,7 +81,7 @@ async def test_two_hours_of_events_lose_nothing_and_memory_stays_flat(store: str
     url = f"sqlite:///{tmp_path}/soak.db" if store == "SQLite" else server.start().url
     events = EventStore(url, dedup_window=0)
     try:
-        with toll("two hours of events", store) as counted:
+        with toll("soak (720,000 events in a whole run)", store) as counted:
             log = await events.log()
             await log.register("chain", [StepSpec("chain.first", "a"), StepSpec("chain.second", "b")])
             sizes = await _work_through(url, events, log)
