@@ -19,10 +19,6 @@ class PipeHandler(logging.Handler):
         super().__init__()
         self._pipe = pipe
 
-    def createLock(self) -> None:  # noqa: N802 - a name of the standard library
-        """Have none: the sink has its own."""
-        self.lock = None
-
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record; sampling knows it by its logger, or by its message before the arguments are filled in."""
         level = record.levelno
