@@ -45,6 +45,25 @@ async def test_closing_leaves_the_file_says_where_and_the_next_one_drains_it(
     await again.log.close()
 
 
+@pytest.mark.parametrize("turns", range(1, 8))
+async def test_a_journal_is_free_for_the_next_one_although_its_closing_was_cancelled(
+    tmp_path: Path, turns: int
+) -> None:
+    both = Both(tmp_path / "journal", LogOptions())
+    await both.log.open()
+    await kept(both, 1, 2, 3)
+    closing = asyncio.create_task(both.log.close())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    again = Both(tmp_path / "journal", LogOptions())
+    await again.log.open()
+    await again.straight()
+    assert await again.numbers() == [1, 2, 3]
+    await again.log.close()
+
+
 async def test_closing_while_publishers_write_leaves_nobody_waiting_and_no_id_behind(tmp_path: Path) -> None:
     both = Both(tmp_path / "journal", LogOptions())
     await both.log.open()

@@ -236,16 +236,18 @@ class JournalFile:
         """Close the file, delete it if the store has everything, and return how many records it does not have."""
         writer, self._writer = self._writer, None
         left = self.events
-        if writer is not None:
-            try:  # the file knows, not the count: what was written last may not have been told yet
-                left = await writer.submit(self._left, durable=False)
-            except StoreError as error:
-                _logger.warning("journal %s stays where it is: %s", self.path, error)
-                left = max(1, left)
-            finally:
-                writer.finish()
-            await asyncio.to_thread(writer.join)
-            await asyncio.to_thread(self.claim.let_go, delete=not left)
+        if writer is None:
+            self.claim.let_go(delete=False)  # where an earlier call was cut off, nobody else has done it
+            return left
+        try:  # the file knows, not the count: what was written last may not have been told yet
+            left = await writer.submit(self._left, durable=False)
+        except StoreError as error:
+            _logger.warning("journal %s stays where it is: %s", self.path, error)
+            left = max(1, left)
+        finally:
+            writer.finish()
+        await asyncio.to_thread(writer.join)
+        await asyncio.to_thread(self.claim.let_go, delete=not left)
         return left
 
     def _left(self, connection: sqlite3.Connection) -> int:

@@ -103,8 +103,19 @@ class JournaledLog(PassingLog):
             self._divert()  # what they hold comes before what is published now
 
     async def close(self) -> None:
-        """Drain what can be drained at once, then close; the rest stays for the next process."""
+        """Drain what can be drained at once, then close; the rest stays for the next process.
+
+        A caller who gives up waits for the end of it all the same: a journal that stays locked is drained by nobody.
+        """
         self._closed = True
+        closing = asyncio.get_running_loop().create_task(self._close(), name="ag06 close journal")
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await asyncio.wait([closing])
+            raise
+
+    async def _close(self) -> None:
         if self._recovery is not None:
             if self._problem is None:
                 await asyncio.wait([self._recovery], timeout=min(_CLOSING_SECONDS, self._options.timeout))
