@@ -124,12 +124,14 @@ class Spans:
         """Take the tracer, whose sampler follows the parent."""
         self.tracer = tracer
 
-    def send(self, event_type: str | None, parent: TraceContext | None, count: int = 1) -> Span:
+    def send(
+        self, event_type: str | None, parent: TraceContext | None, count: int = 1, *, is_remote: bool = False
+    ) -> Span:
         """Begin to hand `count` events to the log: of one type, or of several (`None`); without a parent a trace."""
         attributes = _attributes("send", "send", event_type)
         if count != 1:
             attributes["messaging.batch.message_count"] = count
-        inside = Context() if parent is None else _inside(parent)
+        inside = Context() if parent is None else _inside(parent, is_remote=is_remote)
         return self._start("send", event_type, inside, SpanKind.PRODUCER, attributes)
 
     def create(self, event_type: str, cause: Event[Any], cause_at: TraceContext, message_id: str) -> str:
@@ -142,10 +144,12 @@ class Spans:
         attributes["messaging.message.id"] = message_id
         attributes["messaging.message.conversation_id"] = cause.correlation_id or cause.id
         here, links = self.here() or parse(traceparent.current()), list[Link]()
-        if here is None or here.trace_id != cause_at.trace_id:
-            links = [] if here is None or not here.sampled else [Link(_span_context(here))]
-            here = cause_at
-        span = self._start("create", event_type, _inside(here), SpanKind.PRODUCER, attributes, links)
+        if here is not None and here.trace_id == cause_at.trace_id:
+            inside = _inside(here, is_remote=False)
+        else:
+            inside = _inside(cause_at, is_remote=True)
+            links = [] if here is None or not here.sampled else [Link(_span_context(here, is_remote=False))]
+        span = self._start("create", event_type, inside, SpanKind.PRODUCER, attributes, links)
         span.end()
         return span.traceparent
 
@@ -169,12 +173,15 @@ class Spans:
     def again(self, operation: Again, destination: str | None, parent: TraceContext | None) -> Span:
         """Begin what somebody does to events that were published before: `link` it to them."""
         kind = "send" if operation == "retry" else "receive"
-        inside = Context() if parent is None else _inside(parent)
+        inside = Context() if parent is None else _inside(parent, is_remote=False)
         return self._start(operation, destination, inside, SpanKind.CLIENT, _attributes(operation, kind, destination))
 
     def here(self) -> TraceContext | None:
         """Return OpenTelemetry's current span: the user's own, or that of a call that is recorded; `None` without."""
-        span = trace.get_current_span()
+        surrounding = otel_context.get_current()
+        if surrounding is _SHIELD or not surrounding:
+            return None
+        span = trace.get_current_span(surrounding)
         if span is _AMBIENT:
             return None
         context = span.get_span_context()
@@ -192,7 +199,7 @@ class Spans:
         otel_context.attach(attached)
 
     def _enter(self, destination: str | None, at: TraceContext, attributes: dict[str, Any], links: Any = ()) -> Span:
-        inside = _inside(at)
+        inside = _inside(at, is_remote=True)
         span = self._start("process", destination, inside, SpanKind.CONSUMER, attributes, links)
         span.enter(inside)
         return span
@@ -214,7 +221,7 @@ class _Ambient(NonRecordingSpan):
 
     def get_span_context(self) -> SpanContext:
         context = parse(traceparent.current())
-        return trace.INVALID_SPAN_CONTEXT if context is None else _span_context(context)
+        return trace.INVALID_SPAN_CONTEXT if context is None else _span_context(context, is_remote=True)
 
 
 _AMBIENT = _Ambient(trace.INVALID_SPAN_CONTEXT)
@@ -241,14 +248,14 @@ def _attributes(operation: str, kind: str, destination: str | None, step: str | 
     return attributes
 
 
-def _span_context(at: TraceContext) -> SpanContext:
-    return SpanContext(int(at.trace_id, 16), int(at.span_id, 16), is_remote=True, trace_flags=TraceFlags(at.flags))
+def _span_context(at: TraceContext, *, is_remote: bool) -> SpanContext:
+    return SpanContext(int(at.trace_id, 16), int(at.span_id, 16), is_remote, TraceFlags(at.flags))
 
 
-def _inside(at: TraceContext) -> Context:
-    return trace.set_span_in_context(NonRecordingSpan(_span_context(at)), Context())
+def _inside(at: TraceContext, *, is_remote: bool) -> Context:
+    return trace.set_span_in_context(NonRecordingSpan(_span_context(at, is_remote=is_remote)), Context())
 
 
 def _link(text: str | None) -> Link | None:
     at = parse(text) if traceparent.is_sampled(text) else None
-    return None if at is None else Link(_span_context(at))
+    return None if at is None else Link(_span_context(at, is_remote=True))
