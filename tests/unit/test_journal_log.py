@@ -178,6 +178,20 @@ async def test_a_store_that_cannot_sync_gets_the_events_and_an_error_says_so(
     assert "less durable in the store than was asked for: it keeps no file" in caplog.text
 
 
+async def test_a_step_that_the_store_refuses_holds_no_journal_up(both: Both, caplog: pytest.LogCaptureFixture) -> None:
+    await both.log.register("shop", [StepSpec("shop.bill", TYPE)])
+    await kept(both, 1, 2)
+    wrong = [StepSpec("shop.bill", "another.type")]
+    with pytest.raises(StoreUnavailable):
+        await both.log.register("shop", wrong)
+    both.fail(None)
+    await both.straight()
+    assert await both.numbers() == [1, 2]
+    assert "shop.bill' listens to 'another.type'" in caplog.text
+    with pytest.raises(ConfigurationError, match=r"shop.bill' listens to 'another.type'"):
+        await both.log.register("shop", wrong)
+
+
 async def test_steps_that_register_while_the_store_is_away_are_known_before_the_drain(both: Both) -> None:
     both.fail(AWAY)
     for said in ("the store is away", *["the store is away: the store is away"] * 3):

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import msgspec
 
 from ag06.breaker import CircuitBreaker
-from ag06.errors import AG06Error, CircuitOpen, OutcomeUnknown, StoreError, StoreUnavailable
+from ag06.errors import AG06Error, CircuitOpen, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
 from ag06.persistence.journal.claim import Claims
 from ag06.persistence.journal.draining import Draining
 from ag06.persistence.journal.file import JournalFile
@@ -351,8 +351,12 @@ class JournaledLog(PassingLog):
             async with _within(_ANSWER_SECONDS):
                 await self._inner.archives()  # anything that is answered at once
         for workflow, steps in list(self._steps.items()):
-            await self._inner.register(workflow, steps)
-            del self._steps[workflow]
+            try:
+                await self._inner.register(workflow, steps)
+            except ConfigurationError as error:  # whoever runs these steps is told so too; the journal waits for nobody
+                _logger.error("workflow %s: %s", workflow, error)  # noqa: TRY400 - the traceback says no more
+            if self._steps.get(workflow) is steps:  # not others that came meanwhile
+                del self._steps[workflow]
 
     async def _next(self) -> bool:
         """Hand on a page, of orphans first; where little is left, switch over. Return whether the store took it."""
