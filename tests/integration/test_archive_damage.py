@@ -10,8 +10,12 @@ import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import infer_storage_options
 
 from ag06 import ArchiveDamaged, ArchiveUnavailable, ConfigurationError, InvalidEvent
 from ag06.persistence import EventStore
@@ -198,6 +202,27 @@ async def test_a_lost_segment_is_named(store_url: str, archive: Path) -> None:
             await everything(events)
 
 
+class Hosted(LocalFileSystem):
+    """A filesystem whose URLs name a host, as those of `ftp://` and `sftp://` do."""
+
+    protocol = "hosted"
+
+    def __init__(self, host: str, **more: Any) -> None:
+        super().__init__(**more)
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(infer_storage_options(path)["path"])
+
+    @staticmethod
+    def _get_kwargs_from_urls(path: str) -> dict[str, str]:
+        found = infer_storage_options(path)
+        return {"host": found["host"]} if "host" in found else {}
+
+
+fsspec.register_implementation("hosted", Hosted, clobber=True)
+
+
 @pytest.mark.parametrize(
     ("url", "error", "words"),
     [
@@ -208,6 +233,12 @@ async def test_a_lost_segment_is_named(store_url: str, archive: Path) -> None:
         (None, ConfigurationError, "is no URL; write one"),
         ("nonsense://archive", ConfigurationError, "nonsense"),
         ("gcs://bucket/archive", ConfigurationError, "gcs"),
+        ("simplecache::file:///tmp/archive", ConfigurationError, "leads elsewhere"),
+        (
+            "hosted://user:secret@host/archive",
+            ConfigurationError,
+            r"^archive 'hosted://user:\*\*\*@host/archive'.*elsewhere",
+        ),
         ("file:///dev/null/archive", ArchiveUnavailable, "cannot be written"),
         ("file:///proc/archive", ArchiveUnavailable, "cannot be written"),
     ],

@@ -127,7 +127,23 @@ def open_storage(url: str) -> Storage:
         ) from error
     except Exception as error:
         raise ArchiveUnavailable(f"archive {masked(url)} cannot be opened: {_reason(error)}") from error
-    return Storage(str(filesystem.unstrip_protocol(root)), filesystem, root)
+    known_as = str(filesystem.unstrip_protocol(root))
+    if not _leads_to(known_as, filesystem, root):
+        raise ConfigurationError(
+            f"archive {masked(url)!r}: the log would know it as {masked(known_as)!r}, which leads elsewhere: a host, a "
+            "login or a chain in the URL is not kept; mount it and use file://, or have the login in the environment"
+        )
+    return Storage(known_as, filesystem, root)
+
+
+def _leads_to(url: str, filesystem: AbstractFileSystem, root: str) -> bool:
+    """Whether whoever has this URL alone finds the same folder."""
+    from fsspec.core import url_to_fs
+
+    try:
+        return bool(url_to_fs(url) == (filesystem, root))
+    except Exception:  # noqa: BLE001 - each filesystem says in its own way that something is missing
+        return False
 
 
 def _protocols(filesystem: AbstractFileSystem) -> tuple[str, ...]:
