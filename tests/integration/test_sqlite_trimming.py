@@ -193,3 +193,17 @@ async def test_a_file_of_an_earlier_schema_remembers_its_ids_for_seven_days_more
         assert await log.archives() == []
     finally:
         await log.close()
+
+
+async def test_a_clock_that_was_ahead_of_its_time_puts_no_housekeeping_off(opened: Open, clock: Clock) -> None:
+    log = await opened()
+    clock.now += 400 * DAY
+    await _maintain(log, clock)
+    assert await log.lead("archive", "dead", 30)
+    clock.now -= 400 * DAY
+    await log.append([record(n) for n in range(5)])
+    clock.now += 3600
+    await _maintain(log, clock)
+    assert _rows(log, "SELECT count(*) FROM identities") == [(0,)]
+    assert await log.lead("archive", "alive", 30)
+    assert not await log.lead("archive", "another", 30)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 
+_LONGEST_LEAD_MS = 86_400_000
+"""Nobody leads that far ahead: the clock has gone back, and would keep a leader who may be dead for as long."""
+
 
 def archives(connection: sqlite3.Connection) -> list[str]:
     """Return the URLs of the archives, in the order they were added."""
@@ -24,8 +27,8 @@ def lead(connection: sqlite3.Connection, role: str, holder: str, now_ms: int, du
     """Let `holder` have a role until `duration_ms` from now, 0: give it up; return whether it was free or its own."""
     cursor = connection.execute(
         "INSERT INTO leaders VALUES (?1, ?2, ?3) ON CONFLICT (role) DO UPDATE SET holder = ?2, expires = ?3 "
-        "WHERE holder = ?2 OR expires <= ?4",
-        (role, holder, now_ms + duration_ms, now_ms),
+        "WHERE holder = ?2 OR expires <= ?4 OR expires > ?5",
+        (role, holder, now_ms + duration_ms, now_ms, now_ms + _LONGEST_LEAD_MS),
     )
     if not duration_ms:
         # Not left to expire now: that would be later, for a clock that goes back.

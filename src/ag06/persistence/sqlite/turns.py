@@ -43,7 +43,7 @@ class Turn:
     async def go_on(self, writer: Writer, now_ms: int) -> None:
         """Do the next slices of a turn, if it is time."""
         if self._at is None:
-            if now_ms < self._next_ms:
+            if self._next_ms - self._rest_ms <= now_ms < self._next_ms:  # before that, the clock has gone back
                 return
             self._next_ms = now_ms + self._rest_ms
             if self._cause is not None:
