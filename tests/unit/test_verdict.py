@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 
@@ -62,6 +64,13 @@ def test_an_open_circuit_waits_as_told_and_costs_no_attempt() -> None:
     verdict = judge(THIRD, CircuitOpen("crm", 2.5), Retry(attempts=3), now)
     assert verdict == Postpone(THIRD, 2501, 2, 500)
     assert judge(DELIVERY, CircuitOpen(None, 0.0), Retry(attempts=1), now) == Postpone(DELIVERY, 1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "delay_ms"), [(math.inf, 86_400_001), (1e300, 86_400_001), (math.nan, 1), (-5.0, 1), (7200, 7_200_001)]
+)
+def test_a_breaker_that_says_nonsense_ends_no_worker(seconds: float, delay_ms: int) -> None:
+    assert judge(DELIVERY, CircuitOpen("crm", seconds), Retry(), now) == Postpone(DELIVERY, delay_ms, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from ag06.retry_after import requested_wait
 _LONGEST_TRACEBACK = 16_000
 _LONGEST_MESSAGE = 2_000
 _BUDGET_WAIT_MS = 1_000
+_LONGEST_REFUSAL = 86_400.0
+"""Seconds after which a breaker is asked again whatever it said: steps may raise `CircuitOpen` themselves."""
 
 
 def killed_workers(delivery: Delivery, retry: Retry) -> int:
@@ -49,7 +51,8 @@ def judge(
     """Return what to do with a delivery whose call raised `error`."""
     now_ms = int(clock() * 1000)
     if isinstance(error, CircuitOpen):
-        wait_ms = max(1, int(error.retry_after * 1000) + 1)
+        wait = error.retry_after if error.retry_after > 0 else 0.0  # not a number is no wait
+        wait_ms = int(min(wait, _LONGEST_REFUSAL) * 1000) + 1
         return Postpone(delivery, wait_ms, delivery.attempts, delivery.first_failed_ms)
     attempts = delivery.attempts + 1
     if isinstance(error, Reject):
