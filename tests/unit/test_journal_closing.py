@@ -64,6 +64,26 @@ async def test_a_journal_is_free_for_the_next_one_although_its_closing_was_cance
     await again.log.close()
 
 
+async def test_what_is_adopted_while_the_log_is_closed_is_left_to_the_next_one(tmp_path: Path) -> None:
+    dead = Both(tmp_path / "journal", LogOptions())
+    await dead.log.open()
+    await kept(dead, 1, 2)
+    both = Both(tmp_path / "journal", LogOptions())
+    await both.log.open()
+    await dead.log.close()
+    both.log._looked = float("-inf")
+    looking = asyncio.create_task(both.log.maintain())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not looking.done()
+    await both.log.close()
+    await looking
+    again = Both(tmp_path / "journal", LogOptions())
+    await again.log.open()
+    assert again.state.events == 2
+    await again.log.close()
+
+
 async def test_closing_while_publishers_write_leaves_nobody_waiting_and_no_id_behind(tmp_path: Path) -> None:
     both = Both(tmp_path / "journal", LogOptions())
     await both.log.open()

@@ -293,7 +293,12 @@ class JournaledLog(PassingLog):
     async def _adopt_orphans(self) -> None:
         """Take over the journals of processes that are gone."""
         self._looked = time.monotonic()
-        self._orphans += await adopt(self._claims)
+        found = await adopt(self._claims)
+        if self._closed:  # meanwhile: they are for the next one
+            for file in found:
+                await file.close()
+            return
+        self._orphans += found
 
     async def _open_anew(self) -> None:
         """Close journals that cannot be read any more and take them over like those of the dead, which saves a lot."""
