@@ -336,13 +336,14 @@ class EventStore:
     ) -> Archived:
         """Move what was recorded before `timestamp` and is acknowledged by every step into the archive at `url`.
 
-        Any URL of fsspec: `file:///var/ag06/archive`, `s3://bucket/folder`. Events leave the live log only after they
-        were written, read back and compared; `replay` finds them in the archive from then on. What a killed run left is
-        finished by the next one. `progress` is called now and then. Where another process archives this log, the call
-        waits for its turn.
+        Any URL of fsspec that leads to the folder by itself: `file:///var/ag06/archive`, `s3://bucket/folder`. Events
+        leave the live log only after they were written, read back and compared; `replay` finds them in the archive from
+        then on. What a killed run left is finished by the next one. `progress` is called now and then. Where another
+        process archives this log, the call waits for its turn.
 
-        Raises `ConfigurationError` (the URL, or what is not installed) and `ArchiveUnavailable` (no permission, no
-        space, not reachable, not read back as written): what is not archived then stays in the live log.
+        Raises `ConfigurationError` (the URL, what is not installed, or a copy of this log archives there too) and
+        `ArchiveUnavailable` (no permission, no space, not reachable, not read back as written): what is not archived
+        then stays in the live log.
         """
         selected = _names("types", types)
         before_ms = _ceil_ms("timestamp", timestamp)

@@ -34,7 +34,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
         archive_after: seconds until they move to the archive; `None`: they do not.
         delete_after: seconds until they are deleted, from the archive too; 0: never; `None`: the store's default for
             what is not archived, and never for what is.
-        archive: the URL of the archive, of any filesystem that fsspec knows.
+        archive: the URL of the archive, of any filesystem of fsspec whose URLs lead there by themselves (not `ftp://`).
         types: policies of their own for some types, in place of this one; without an `archive` they take this one's.
     """
 
