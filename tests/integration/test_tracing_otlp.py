@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from textwrap import dedent
+from typing import Any
 
+import grpc
 import pytest
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from ag06.event import Event
+from ag06.monitoring.otlp import Sender
 from ag06.monitoring.traceparent import is_sampled, parse
 from ag06.persistence import EventStore
 from collector import Collector, Received
@@ -22,7 +29,7 @@ EVENTS = 40
 
 # What the runtime does for each event, done by hand around the steps of two workflows.
 _PRELUDE = """
-import asyncio, os, sys
+import asyncio, os, sys, warnings
 import msgspec
 from ag06 import Event, Context, Workflow, Retry
 from ag06.monitoring.tracing import TRACING
@@ -217,3 +224,144 @@ async def test_a_trace_is_recorded_whole_or_not_at_all_in_every_process(store_ur
         assert {"send a", "process a", "create b", "process b", "ack a", "ack b"} <= names
         ids = {span.span_id for span in spans}
         assert [span.name for span in spans if span.parent_id not in ids] == ["send a"]
+
+
+async def test_a_collector_that_hangs_holds_nobody_and_its_process_ends(collector: Collector) -> None:
+    collector.hold()
+    source = """
+        TRACING.start("shop")
+        for _ in range(10_000):
+            TRACING.start_send("order")[1].end()
+        assert not TRACING.flush(0.1)
+        assert TRACING.dropped == 10_000 - 4_096, TRACING.dropped
+        from ag06.monitoring import observability
+        assert observability.metrics.snapshot()["ag06_workflow_spans_dropped_total"] == TRACING.dropped
+    """
+    async with script(source, AG06_TRACES="1", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint):
+        collector.wait_for(lambda _: collector.calls)
+
+
+async def test_a_process_that_ends_sends_what_waits(collector: Collector) -> None:
+    source = """
+        TRACING.start("shop")
+        for _ in range(700):
+            TRACING.start_send("order")[1].end()
+    """
+    async with script(source, AG06_TRACES="1", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_SERVICE_NAME="own"):
+        pass
+    assert len(collector.spans) == 700
+    assert {span.service for span in collector.spans} == {"own"}
+    assert len({span.trace_id for span in collector.spans}) == 700
+
+
+async def test_a_process_that_is_forked_off_sends_its_own_spans_and_none_of_its_parents(collector: Collector) -> None:
+    source = """
+        def publish(event_type):
+            TRACING.start_send(event_type)[1].end()
+
+        TRACING.start("shop")
+        publish("sent before")
+        assert TRACING.flush(10)
+        publish("waits")
+        warnings.simplefilter("ignore", DeprecationWarning)  # later Pythons say that forking threads is unwise
+        child = os.fork()
+        publish("child" if child == 0 else "parent")
+        assert TRACING.flush(10) and TRACING.dropped == 0
+        if child == 0:
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    """
+    async with script(source, AG06_TRACES="1", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint):
+        pass
+    assert sorted(span.name for span in collector.spans) == [
+        "send child", "send parent", "send sent before", "send waits",
+    ]  # fmt: skip
+    assert len({span.trace_id for span in collector.spans}) == 4
+
+
+class Sending:
+    """A provider of spans that a `Sender` sends to a collector."""
+
+    def __init__(self, collector: Collector, **limits: Any) -> None:
+        self.sender = Sender(lambda: OTLPSpanExporter(collector.endpoint, insecure=True, timeout=60), **limits)
+        self.provider = TracerProvider(shutdown_on_exit=False)
+        self.provider.add_span_processor(self.sender)
+        self._tracer = self.provider.get_tracer("x")
+
+    def end(self, count: int) -> None:
+        """Begin and end so many spans."""
+        for _ in range(count):
+            self._tracer.start_span("x").end()
+
+
+@pytest.fixture
+def sending(collector: Collector) -> Iterator[Sending]:
+    made = Sending(collector, most=10)
+    yield made
+    collector.release()
+    made.provider.shutdown()
+
+
+def test_what_finds_the_queue_full_is_dropped_and_counted_and_the_rest_is_sent(
+    collector: Collector, sending: Sending
+) -> None:
+    collector.hold()
+    sending.end(10)
+    sending.end(25)
+    assert (sending.sender.sent, sending.sender.dropped) == (0, 25)
+    collector.release()
+    assert sending.sender.force_flush()
+    assert (sending.sender.sent, sending.sender.dropped, len(collector.spans)) == (10, 25, 10)
+    sending.end(5)
+    assert sending.sender.force_flush()
+    assert (sending.sender.sent, sending.sender.dropped, len(collector.spans)) == (15, 25, 15)
+
+
+def test_what_a_collector_refuses_is_counted_and_the_next_is_sent_all_the_same(
+    collector: Collector, sending: Sending
+) -> None:
+    collector.refuse = grpc.StatusCode.PERMISSION_DENIED
+    sending.end(3)
+    assert sending.sender.force_flush()
+    assert (sending.sender.sent, sending.sender.dropped) == (0, 3)
+    collector.refuse = None
+    sending.end(4)
+    assert sending.sender.force_flush()
+    assert (sending.sender.sent, sending.sender.dropped) == (4, 3)
+
+
+def test_an_exporter_that_cannot_be_made_costs_its_spans_and_is_tried_again(collector: Collector) -> None:
+    sending = Sending(collector)
+    made = sending.sender._make
+    broken = [OSError("no such certificate")]
+
+    def make() -> Any:
+        if broken:
+            raise broken.pop()
+        return made()
+
+    sending.sender._make = make
+    sending.end(2)
+    assert sending.sender.force_flush()
+    sending.end(3)
+    assert sending.sender.force_flush()
+    assert (sending.sender.sent, sending.sender.dropped) == (3, 2)
+    sending.provider.shutdown()
+
+
+def test_after_its_end_a_sender_takes_nothing_and_says_so(sending: Sending) -> None:
+    sending.end(2)
+    sending.sender.shutdown()
+    sending.sender.shutdown()
+    sending.end(3)
+    assert (sending.sender.sent, sending.sender.dropped) == (2, 3)
+    assert not any(thread.name == "ag06-spans" for thread in threading.enumerate())
+
+
+def test_spans_that_are_not_sampled_are_not_sent(collector: Collector) -> None:
+    sender = Sender(lambda: OTLPSpanExporter(collector.endpoint, insecure=True))
+    provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+    provider.add_span_processor(sender)
+    provider.get_tracer("x").start_span("x").end()
+    assert sender.force_flush()
+    assert (sender.sent, sender.dropped, collector.calls) == (0, 0, 0)

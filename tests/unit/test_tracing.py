@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased,
 from ag06.errors import ConfigurationError
 from ag06.event import Event
 from ag06.monitoring import logs, traceparent
+from ag06.monitoring.metrics import Registry
 from ag06.monitoring.traceparent import is_sampled, parse
 from ag06.monitoring.tracing import TRACING, Tracing
 from ag06.settings import Setting, check_setting
@@ -29,7 +30,7 @@ from said import listening
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 RECORDED, NOT_RECORDED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
-GARBAGE = f"00-{TRACE}-{SPAN}-zz-what-somebody-else-wrote-1"  # looks sampled to whoever looks at its length alone
+GARBAGE = f"00-{TRACE}-{SPAN}-z1"  # looks sampled to whoever looks at its flag alone
 
 
 class Recorder:
@@ -521,3 +522,18 @@ def test_an_event_of_another_version_of_the_standard_is_understood() -> None:
     event = msgspec.structs.replace(an_event(None), traceparent=f"cc-{TRACE}-{SPAN}-01-more")
     recorder.tracing.end_process(recorder.tracing.begin_process(event, "shop.bill"))
     assert carried_by(recorder.only()).startswith(f"00-{TRACE}-")
+
+
+def test_a_histogram_takes_the_span_of_what_it_counted_as_its_exemplar() -> None:
+    histogram = Registry().histogram("waited_seconds", exemplars=True).labels()
+    recorder = Recorder()
+    mark = recorder.tracing.begin_process(an_event(RECORDED), "shop.bill")
+    inside = recorder.tracing.exemplar()
+    assert inside is not None
+    histogram.observe_traced(0.2, *inside)
+    span = recorder.tracing.end_process(mark)
+    assert span is not None
+    histogram.observe_traced(0.7, *span.ids)  # once the store has answered, the call is long over
+    found = [exemplar for exemplar in histogram.sample().exemplars if exemplar]
+    own = ids(carried_by(recorder.only()))
+    assert [(each.value, each.trace_id, each.span_id) for each in found] == [(0.2, *own), (0.7, *own)]

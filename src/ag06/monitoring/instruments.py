@@ -100,5 +100,8 @@ EXPERIMENT_STATE = REGISTRY.gauge(
     "experiment_state", "State of the experiment: 0 ended, 1 running.", ("experiment",), aggregate="max"
 )
 LOG_DROPPED = REGISTRY.counter("log_dropped", "Log lines that were dropped: whatever takes them is too slow.").labels()
+SPANS_DROPPED = REGISTRY.counter(
+    "spans_dropped", "Recorded spans that no collector has got: it is away, refuses them, or is too slow."
+).labels()
 
 REGISTRY.shorten(REGISTRY.families())

@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
+from ag06.monitoring.instruments import SPANS_DROPPED
 from ag06.monitoring.traceparent import TraceIds, new_span_id
 
 _logger = logging.getLogger("ag06.monitoring")
@@ -64,17 +65,27 @@ class Sender(SpanProcessor):
         sent: how many the collector took.
     """
 
-    def __init__(self, make: Callable[[], SpanExporter], most: int = MOST_WAITING, gathered: float = _GATHERED) -> None:
-        """Make the exporter once something is to be sent; `gathered`: seconds until a batch goes that is not full."""
+    def __init__(
+        self,
+        make: Callable[[], SpanExporter],
+        most: int = MOST_WAITING,
+        gathered: float = _GATHERED,
+        on_drop: Callable[[int], None] | None = None,
+    ) -> None:
+        """Make the exporter once something is to be sent; tell `on_drop` how many more are lost.
+
+        `most` spans wait or are on their way; a batch that is not full goes after `gathered` seconds.
+        """
         self._make = make
         self._most = most
         self._gathered = gathered
-        self.dropped = 0
-        self.sent = 0
+        self._on_drop = on_drop
         self._begin()
 
     def _begin(self) -> None:
         """Hold nothing; also in a child process: what waited is the parent's to send, and so is its connection."""
+        self.dropped = 0
+        self.sent = 0
         self._changed = threading.Condition()
         self._waiting: deque[ReadableSpan] = deque()
         self._underway = 0
@@ -96,7 +107,7 @@ class Sender(SpanProcessor):
             self._begin()
         with self._changed:
             if self._closed or len(self._waiting) + self._underway >= self._most:
-                self.dropped += 1
+                self._drop(1)
                 return
             self._waiting.append(span)
             if self._thread is None:
@@ -124,7 +135,7 @@ class Sender(SpanProcessor):
         self.force_flush(int(_FAREWELL * 1000))
         with self._changed:
             self._closed = True
-            self.dropped += len(self._waiting)
+            self._drop(len(self._waiting))
             self._waiting.clear()
             self._changed.notify_all()
         if self._exporter is not None:
@@ -149,7 +160,7 @@ class Sender(SpanProcessor):
                 if taken:
                     self.sent += len(batch)
                 else:
-                    self.dropped += len(batch)
+                    self._drop(len(batch))
                 self._changed.notify_all()
 
     def _export(self, batch: list[ReadableSpan]) -> bool:
@@ -162,6 +173,12 @@ class Sender(SpanProcessor):
         except Exception:
             _logger.exception("%d spans could not be sent to the collector", len(batch))
             return False
+
+    def _drop(self, count: int) -> None:
+        """Count what is lost; the caller holds the lock."""
+        self.dropped += count
+        if self._on_drop is not None:
+            self._on_drop(count)
 
     def _is_due(self) -> bool:
         return self._urgent or self._closed or len(self._waiting) >= _LARGEST_BATCH
@@ -180,7 +197,7 @@ def own_provider(ids: TraceIds, ratio: float, service: str) -> tuple[TracerProvi
     provider = TracerProvider(
         sampler=ParentBased(TraceIdRatioBased(ratio)), resource=Resource.create(named), id_generator=decided
     )
-    sender = Sender(OTLPSpanExporter)
+    sender = Sender(OTLPSpanExporter, on_drop=SPANS_DROPPED.inc)
     provider.add_span_processor(sender)
     trace.set_tracer_provider(provider)
     return provider, decided, sender

@@ -156,10 +156,9 @@ class Tracing:
     def begin_process(self, event: Event[Any], step: str, attempt: int = 1) -> Mark:
         """Say that `step` (`workflow.step`) is called with an event, in this task, until `end_process`."""
         text = event.traceparent
-        if self._spans is None or not is_sampled(text):
+        if self._spans is None or not is_sampled(text) or (at := parse(text)) is None:
             return traceparent.bind(text)
-        at = parse(text)
-        return traceparent.bind(None) if at is None else self._spans.process(event, at, step, attempt)
+        return self._spans.process(event, at, step, attempt)
 
     def begin_batch(self, events: Sequence[Event[Any]], step: str) -> Mark:
         """Say that `step` is called with many events, in this task, until `end_process`."""
