@@ -17,7 +17,6 @@ _NO_TRACE = "0" * 32
 _NO_SPAN = "0" * 16
 _SAMPLED = 0x01
 _ODD = frozenset("13579bdf")
-_LENGTH = 55
 _DRAWN = 256
 _BYTES = 24
 
@@ -56,7 +55,7 @@ def format_traceparent(trace_id: str, span_id: str, flags: int = 0) -> str:
 
 def is_sampled(text: str | None) -> bool:
     """Whether the flag of a `traceparent` says that its trace is recorded; of one that is none, it may say so too."""
-    return text is not None and len(text) >= _LENGTH and text[54] in _ODD
+    return text is not None and text[54:55] in _ODD
 
 
 _current: ContextVar[str | None] = ContextVar("ag06_traceparent", default=None)
