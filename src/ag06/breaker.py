@@ -208,9 +208,10 @@ class CircuitBreaker:
     def _tell(self, left: BreakerState, entered: BreakerState) -> None:
         if left == entered:
             return
-        # That it is still open after a trial is no news.
-        news = entered in ("open", "forced_open") and left != "half_open"
-        level = logging.WARNING if news else logging.INFO
+        if "half_open" in (left, entered) and entered != "closed":
+            level = logging.DEBUG  # that it is tried, and still open after that, is no news
+        else:
+            level = logging.WARNING if entered in ("open", "forced_open") else logging.INFO
         _logger.log(level, "circuit breaker %s: %s -> %s", self.name or "(unnamed)", left, entered)
         for hook in self._hooks:
             try:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ag06.persistence.journal.claim import Claim, Claims, is_claimed
+from ag06.persistence.redis.address import read_address
 
 
 @pytest.fixture
@@ -76,3 +77,27 @@ def test_a_directory_that_cannot_be_made_is_an_error_with_its_path(tmp_path: Pat
     with pytest.raises(OSError, match=str(tmp_path / "file")):
         nowhere.new()
     assert nowhere.orphans() == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "redis://localhost:6379/",
+        "redis://user:secret@localhost:6379/0",
+        "redis://localhost?log=ag06",
+    ],
+)
+def test_one_log_has_one_name_however_its_url_is_written(url: str) -> None:
+    assert read_address(url).place == "redis://localhost:6379/0"
+
+
+def test_logs_that_differ_have_names_that_differ() -> None:
+    urls = ["redis://a", "redis://b", "redis://a:6380", "redis://a/1", "redis://a?log=other"]
+    assert len({read_address(url).place for url in urls}) == len(urls)
+
+
+def test_a_directory_that_cannot_be_written_is_found_out_before_it_is_needed(tmp_path: Path) -> None:
+    assert Claims(str(tmp_path / "new"), "redis://somewhere/0").problem() is None
+    (tmp_path / "file").write_text("in the way")
+    assert "file" in str(Claims(str(tmp_path / "file"), "redis://somewhere/0").problem())

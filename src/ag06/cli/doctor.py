@@ -98,7 +98,19 @@ def _journals() -> list[Finding]:
         else:
             continue
         found.append(Finding("journal", "warn", what))
-    return found or [Finding("journal", "pass", f"no event waits under {directory}")]
+    found += _unwritable(directory)
+    return found or [Finding("journal", "pass", f"no event waits under {os.path.abspath(directory)}")]
+
+
+def _unwritable(directory: str) -> list[Finding]:
+    from ag06.persistence.journal.claim import Claims
+
+    problem = Claims(directory, "doctor").problem()
+    if problem is None:
+        shutil.rmtree(Claims(directory, "doctor").directory)
+        return []
+    what = f"{problem}: while a remote store is away publishers would wait; set AG06_JOURNAL to another directory"
+    return [Finding("journal", "warn", what)]
 
 
 def _setting(setting: Setting) -> Finding:

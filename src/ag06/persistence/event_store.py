@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import datetime as dt
 import inspect
+import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -15,7 +17,14 @@ from ag06.content import MAX_DATA_BYTES
 from ag06.errors import Backpressure, ConfigurationError, InvalidEvent, OutcomeUnknown
 from ag06.event import Event, Priority, to_millis
 from ag06.persistence.admission import Admission
-from ag06.persistence.archive.retention import Retention, RetentionKeeper, check_archive, check_retention, keeper_of
+from ag06.persistence.archive.retention import (
+    Retention,
+    RetentionKeeper,
+    check_archive,
+    check_lasting,
+    check_retention,
+    keeper_of,
+)
 from ag06.persistence.archive.run import Archived, Progress, archive_settled
 from ag06.persistence.archive.selection import Selection
 from ag06.persistence.archive.tiers import read_tiers
@@ -28,6 +37,8 @@ from ag06.settings import check_count, check_seconds, resolve, seconds_of
 Moment = dt.datetime | float | int
 """A point in time: an aware datetime, or seconds since the epoch."""
 
+_logger = logging.getLogger("ag06.persistence")
+_MOST_AHEAD = 86_400.0
 _STORED = Appended.STORED
 _EVENT_FIELDS = frozenset(Event.__struct_fields__) - {"type", "recorded"}
 
@@ -81,6 +92,9 @@ class EventStore:
         if store is not None and not isinstance(store, str):
             raise ConfigurationError(f"store={store!r}: a URL as text, such as sqlite:///events.db")
         url = resolve("store", store).value
+        if not _is_memory(url):
+            for policy in policies:
+                check_lasting(policy.archive)
         options = LogOptions(
             durability=durability,
             retention=seconds,
@@ -111,7 +125,7 @@ class EventStore:
 
     async def journal_state(self) -> JournalState | None:
         """Return how the journal of the running event loop stands; `None` where there is none. Asks no store."""
-        return journal_state(await self.log())
+        return journal_state(await self.log()) if self.has_journal else None
 
     def check(self) -> None:
         """Raise `ConfigurationError` if the URL names no store; nothing is opened."""
@@ -148,7 +162,7 @@ class EventStore:
 
         Raises:
             ConfigurationError: the URL is wrong, or the store cannot give the durability asked for.
-            StoreUnavailable: the store cannot be reached.
+            StoreUnavailable: the store cannot be reached, and has no journal to begin with.
         """
         self.configure(
             store,
@@ -341,13 +355,15 @@ class EventStore:
         then on. What a killed run left is finished by the next one. `progress` is called now and then. Where another
         process archives this log, the call waits for its turn.
 
-        Raises `ConfigurationError` (the URL, what is not installed, or a copy of this log archives there too) and
-        `ArchiveUnavailable` (no permission, no space, not reachable, not read back as written): what is not archived
+        Raises `InvalidEvent` for a moment more than a day ahead (are they milliseconds?), `ConfigurationError` (the
+        URL, what is not installed, or a copy of this log archives there too) and `ArchiveUnavailable` (no permission, no space, not reachable, not read back as written): what is not archived
         then stays in the live log.
         """
         selected = _names("types", types)
         before_ms = _ceil_ms("timestamp", timestamp)
-        check_archive(url)
+        _check_before(before_ms, timestamp)
+        if check_archive(url).volatile and self._settings is not None and not _is_memory(self._settings.url):
+            _logger.warning("archive %s is this process's memory: what moves there is gone when it ends", masked(url))
         archived = await archive_settled(
             await self.log(), before_ms, url, None if selected is None else sorted(selected), watch=progress
         )
@@ -378,6 +394,16 @@ class EventStore:
             await logs.close()
 
 
+def _is_memory(store: str) -> bool:
+    return store.startswith("memory:")
+
+
+def _check_before(before_ms: int, given: Moment) -> None:
+    """Refuse what would be everything by mistake: a moment a little ahead is usual, one in milliseconds is none."""
+    if before_ms > (time.time() + _MOST_AHEAD) * 1000:
+        raise InvalidEvent("timestamp", f"is {given!r}, more than a day ahead; seconds, not milliseconds?")
+
+
 def _retention(given: float | Retention | None) -> float | Retention | None:
     """Return what is kept: as the code says; where it says nothing, as the settings do."""
     if given is not None:
@@ -390,7 +416,7 @@ def _retention(given: float | Retention | None) -> float | Retention | None:
 
 
 def _journal(directory: str | None) -> str | None:
-    if directory is not None and not isinstance(directory, str):
+    if directory is not None and (not isinstance(directory, str) or not directory.strip()):
         raise ConfigurationError(f"journal={directory!r}: a directory as text, or 'off'")
     value = resolve("journal", directory).value
     return None if value.lower() == "off" else value

@@ -39,16 +39,15 @@ def open_log(url: str, options: LogOptions) -> EventLog:
             if options.journal is not None:
                 options = msgspec.structs.replace(options, append_timeout=_APPEND_SECONDS)
             log = RedisLog(re.sub(r"^valkey", "redis", url), options)
-            return log if options.journal is None else _journaled(log, url, options, options.journal)
+            return log if options.journal is None else _journaled(log, log.place, options, options.journal)
         case _:
             raise ConfigurationError(f"store {masked(url)!r}: unknown scheme {scheme!r}; accepted: {ACCEPTED}")
 
 
-def _journaled(log: EventLog, url: str, options: LogOptions, directory: str) -> EventLog:
+def _journaled(log: EventLog, place: str, options: LogOptions, directory: str) -> EventLog:
     from ag06.persistence.journal.claim import Claims
     from ag06.persistence.journal.log import JournaledLog
 
-    place = re.sub(r"//[^/@]*@", "//", masked(url))  # whoever logs in, it is the same log
     return JournaledLog(log, Claims(directory, place), options)
 
 

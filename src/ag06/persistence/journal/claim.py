@@ -65,6 +65,14 @@ class Claims:
             if lock is not None:
                 return Claim(path, lock)
 
+    def problem(self) -> str | None:
+        """Say why no journal can be made in the directory; `None`: one can."""
+        try:
+            self.new().let_go(delete=True)
+        except OSError as error:
+            return str(error)
+        return None
+
     def orphans(self) -> list[Claim]:
         """Claim every journal whose process is gone, oldest first."""
         return list(self._orphans())

@@ -27,6 +27,7 @@ _logger = logging.getLogger("ag06.persistence.journal")
 
 PROBE_SECONDS = 0.5
 """How long the breaker in front of the store stays open before it is tried again."""
+_ADVICE = "set AG06_JOURNAL or journal= to a directory that can be written"
 _ORPHANS_SECONDS = 10.0
 _DISK_SECONDS = 1.0
 """How long after a failure the disk is not tried again."""
@@ -98,6 +99,9 @@ class JournaledLog(PassingLog):
             self._reached = True
         except StoreUnavailable as error:
             self._refused(error)
+        if problem := await asyncio.to_thread(self._claims.problem):
+            self._disk_problem = problem
+            _logger.warning("there can be no journal (%s): in an outage publishers wait; %s", problem, _ADVICE)
         await self._adopt_orphans()
         if self._orphans:
             self._divert()  # what they hold comes before what is published now
@@ -229,6 +233,7 @@ class JournaledLog(PassingLog):
             refused=self._draining.refused,
             path=None if self._file is None else str(self._file.path),
             problem=self._problem,
+            disk_problem=self._disk_problem or None,
         )
 
     # Into the journal
@@ -258,7 +263,7 @@ class JournaledLog(PassingLog):
                 return await (await self._journal()).append(records, synced=synced)
             except (StoreError, OSError) as error:
                 self._disk_failed, self._disk_problem = time.monotonic(), str(error)
-                _logger.warning("events wait in memory: %s", error)
+                _logger.warning("publishers wait, for no disk takes their events (%s); %s", error, _ADVICE)
             finally:
                 self._writing -= 1
                 self._written.set()
@@ -285,7 +290,7 @@ class JournaledLog(PassingLog):
             except BaseException:
                 await asyncio.to_thread(file.claim.let_go, delete=True)
                 raise
-            self._file = file
+            self._file, self._disk_problem = file, ""
             return file
         finally:
             self._making = None

@@ -17,6 +17,7 @@ class JournalState(msgspec.Struct, frozen=True):
         refused: events it could not deliver, because the store has another event with their id.
         path: the file, if there is one.
         problem: what the store said last, while it is away.
+        disk_problem: why the disk took no event when it was last tried; `None`: it did.
     """
 
     active: bool
@@ -27,3 +28,4 @@ class JournalState(msgspec.Struct, frozen=True):
     refused: int
     path: str | None
     problem: str | None
+    disk_problem: str | None = None

@@ -10,6 +10,7 @@ import msgspec
 
 from ag06.errors import ConfigurationError
 
+_LOG = "ag06"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _OPTIONS = {
     "ssl_ca_certs": ".+",
@@ -38,6 +39,15 @@ class Address(msgspec.Struct, frozen=True):
     prefix: str
     used: threading.Event = msgspec.field(default_factory=threading.Event)
 
+    @property
+    def place(self) -> str:
+        """The log's name, the same however its URL is written and whoever logs in."""
+        parts = urlsplit(self.url)
+        database = parts.path.strip("/") or "0"
+        name = self.prefix.strip("{}:")
+        log = "" if name == _LOG else f"?log={name}"
+        return f"redis://{parts.hostname}:{parts.port or 6379}/{int(database)}{log}"
+
     def at(self, host: str, port: int) -> Address:
         """Return the same log on another node of its cluster; messages go on naming the one that the user wrote."""
         parts = urlsplit(self.url)
@@ -62,7 +72,7 @@ def read_address(url: str) -> Address:
             f"store {_masked(url)!r}: the path is the number of a database; use ?log=NAME for names"
         )
     query = parse_qsl(parts.query, keep_blank_values=True)
-    name = dict(query).get("log", "ag06")
+    name = dict(query).get("log", _LOG)
     if not _NAME.fullmatch(name):
         raise ConfigurationError(f"store {_masked(url)!r}: log={name!r}; letters, digits, '_', '.', '-', at most 64")
     options = [(key, value) for key, value in query if key != "log"]

@@ -58,6 +58,11 @@ class RedisLog:
         self._upkeep = Upkeep(self._control, self._registry, retention, options.retention_by_type)
         self._subscriptions: weakref.WeakSet[RedisSubscription] = weakref.WeakSet()
 
+    @property
+    def place(self) -> str:
+        """The log's name, the same however its URL is written and whoever logs in."""
+        return self._address.place
+
     async def open(self) -> None:
         """Connect, check the server's version and that it can give the durability asked for."""
         try:
