@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import infer_storage_options
 
-from ag06 import ArchiveDamaged, ArchiveUnavailable, ConfigurationError, InvalidEvent
+from ag06 import ArchiveDamaged, ArchiveUnavailable, ConfigurationError, InvalidEvent, Retention
 from ag06.persistence import EventStore
 from ag06.persistence.archive import reading, run
 from ag06.persistence.archive import segments as segment_module
@@ -321,6 +322,40 @@ async def test_a_moment_that_is_none_is_named(store_url: str, archive: Path, mom
         with pytest.raises(InvalidEvent, match="start: "):
             await events.replay_from(moment)  # type: ignore[arg-type]
         assert not archive.exists()
+
+
+async def test_a_moment_in_milliseconds_moves_nothing(store_url: str, archive: Path) -> None:
+    async with opened(store_url) as events:
+        await fill(events, 5)
+        for moment in (time.time() * 1000, time.time() + 90_000, dt.datetime(9999, 1, 1, tzinfo=dt.UTC)):
+            with pytest.raises(InvalidEvent, match="seconds, not milliseconds"):
+                await events.archive_before(moment, f"file://{archive}")
+        assert await live(events) == 5
+        assert not archive.exists()
+
+
+async def test_an_archive_in_memory_is_warned_of_where_the_store_outlives_it(
+    store_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(store_url) as events, opened("memory://both-in-memory") as memory:
+        await fill(events, 5)
+        await fill(memory, 5)
+        await memory.archive_before(later(), f"memory://{tmp_path}/both")
+        assert caplog.messages == []
+        await events.archive_before(later(), f"memory://{tmp_path}/one")
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "gone when it ends" in caplog.text
+        assert numbers(await everything(events)) == list(range(5))
+
+
+@pytest.mark.parametrize("of_a_type", [False, True])
+def test_a_retention_that_archives_to_memory_needs_a_store_in_memory(store_url: str, of_a_type: bool) -> None:
+    retention = Retention(archive_after=5.0, archive="memory://a")
+    if of_a_type:
+        retention = Retention(types={"a": retention})
+    EventStore("memory://", retention=retention)
+    with pytest.raises(ConfigurationError, match="would be gone when the process ends"):
+        EventStore(store_url, retention=retention)
 
 
 async def test_a_replay_from_the_future_finds_nothing_and_one_from_before_everything_finds_all(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from archives import TYPE, fill, live, opened, segments
+from archives import TYPE, fill, later, live, opened, segments
 from commands import ag06
 
 
@@ -55,12 +55,26 @@ async def test_the_archive_may_be_named_by_the_settings(store_url: str, tmp_path
     assert ended.json["url"].startswith(f"file://{tmp_path}/other")
 
 
+async def test_an_archive_in_memory_is_refused_from_the_settings_too(store_url: str, tmp_path: Path) -> None:
+    async with opened(store_url) as events:
+        await fill(events, 3)
+    archive = ("events", "archive", "--before", "0s", "--store", store_url)
+    ended = ag06(*archive, cwd=tmp_path, env={"AG06_ARCHIVE": "memory://archive"})
+    assert (ended.code, "would be gone when the process ends" in ended.err) == (2, True)
+    (tmp_path / "ag06.toml").write_text('archive = "memory://archive"\narchive_after = "30d"\n')
+    for command in (archive, ("events", "list", "--store", store_url)):
+        ended = ag06(*command, cwd=tmp_path)
+        assert (ended.code, "would be gone when the process ends" in ended.err) == (2, True)
+    async with opened(store_url) as events:
+        assert await live(events) == 3
+
+
 async def test_a_damaged_archive_is_one_line_and_salvage_prints_the_rest(store_url: str, tmp_path: Path) -> None:
     store = ("--store", store_url)
     async with opened(store_url) as events:
         for part in range(2):
             await fill(events, 20, part * 20)
-            await events.archive_before(4e9, f"file://{tmp_path}/archive")
+            await events.archive_before(later(), f"file://{tmp_path}/archive")
         await fill(events, 20, 40)
     bad = segments(tmp_path / "archive")[0]
     os.truncate(bad, 100)
@@ -77,6 +91,7 @@ MISTAKES = [
     (("--before", "0s"), 2, "no archive is named; give --to URL"),
     (("--before", "0s", "--to", "/archive"), 2, "is no URL"),
     (("--before", "0s", "--to", "nonsense://archive"), 2, "nonsense"),
+    (("--before", "0s", "--to", "memory://archive"), 2, "would be gone when the process ends"),
     (("--before", "tomorrow", "--to", "file:///tmp/a"), 2, "--before 'tomorrow' is not a time"),
     (("--before", "0s", "--to", "file:///dev/null/archive"), 1, "cannot be written: File exists (/dev/null)"),
 ]

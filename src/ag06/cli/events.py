@@ -297,8 +297,10 @@ def archive_events(
     target = resolve("archive", to)
     if not target.value:
         raise ConfigurationError("no archive is named; give --to URL, or set AG06_ARCHIVE")
+    from ag06.persistence.archive.retention import check_lasting
     from ag06.persistence.stores import masked
 
+    check_lasting(target.value)
     done = asyncio.run(_archive(store, moment("--before", before), target.value, event_type))
     if json:
         print_json(done)

@@ -355,9 +355,9 @@ class EventStore:
         then on. What a killed run left is finished by the next one. `progress` is called now and then. Where another
         process archives this log, the call waits for its turn.
 
-        Raises `InvalidEvent` for a moment more than a day ahead (are they milliseconds?), `ConfigurationError` (the
-        URL, what is not installed, or a copy of this log archives there too) and `ArchiveUnavailable` (no permission, no space, not reachable, not read back as written): what is not archived
-        then stays in the live log.
+        Raises `InvalidEvent` (a moment more than a day ahead: milliseconds?), `ConfigurationError` (the URL, what is
+        not installed, or a copy of this log archives there too) and `ArchiveUnavailable` (no permission, no space, not
+        reachable, not read back as written): what is not archived then stays in the live log.
         """
         selected = _names("types", types)
         before_ms = _ceil_ms("timestamp", timestamp)

@@ -17,8 +17,9 @@ from ag06.persistence.archive.manifest import FOLDER, Entry, parse_entry
 from ag06.persistence.archive.one_thread import OneThread
 from ag06.persistence.archive.reading import Missing, manifest_of
 from ag06.persistence.archive.run import ROLE, archive_settled
-from ag06.persistence.archive.storage import open_storage
+from ag06.persistence.archive.storage import Storage, open_storage
 from ag06.persistence.log import EventLog
+from ag06.persistence.stores import masked
 from ag06.settings import check_seconds
 
 _logger = logging.getLogger("ag06.persistence")
@@ -106,11 +107,21 @@ def _policy(event_type: str | None, given: Retention, archive: str | None) -> Po
     return Policy(event_type, given.archive_after, given.delete_after, url)
 
 
-def check_archive(url: str) -> None:
-    """Raise `ConfigurationError` if this URL can be no archive, or what an archive needs is not installed."""
-    open_storage(url)
+def check_archive(url: str) -> Storage:
+    """Return the archive; raise `ConfigurationError` if the URL can be none, or what one needs is not installed."""
+    storage = open_storage(url)
     if importlib.util.find_spec("pyarrow") is None:
         raise ConfigurationError("an archive needs fsspec and pyarrow: pip install 'ag06[archive]'")
+    return storage
+
+
+def check_lasting(url: str) -> None:
+    """Raise `ConfigurationError` if an archive would end with the process, and the events in it."""
+    if check_archive(url).volatile:
+        raise ConfigurationError(
+            f"archive {masked(url)!r} is this process's memory: every event moved there would be gone when the process "
+            "ends; use file:///var/ag06/archive or s3://bucket/folder"
+        )
 
 
 def _live(policy: Policy) -> float | None:

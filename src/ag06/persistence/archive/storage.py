@@ -39,6 +39,11 @@ class Storage:
         self._root = root
         self._local = "file" in _protocols(filesystem)
 
+    @property
+    def volatile(self) -> bool:
+        """Whether what lies here is gone when the process ends."""
+        return "memory" in _protocols(self._filesystem)
+
     def folder(self, name: str) -> Storage:
         """Return the storage of a folder below."""
         return Storage(f"{self.url.rstrip('/')}/{name}", self._filesystem, self._full(name))
