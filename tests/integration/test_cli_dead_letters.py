@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,9 @@ async def test_more_than_a_thousand_dead_letters_are_listed_retried_and_discarde
         ("dead-letters list --step shop.bil", "knows no step 'shop.bil'"),
         ("dead-letters list --reason bored", "use one of failed, rejected"),
         ("dead-letters list --since yesterday", "--since 'yesterday' is not a time"),
+        ("dead-letters list --since 1h --until 2h", "is later than until="),
+        ("dead-letters list --type ''", "type=''; give text, not empty"),
+        ("dead-letters discard --error '' --yes", "error=''; give text"),
         ("dead-letters discard --yes", "or --all"),
         ("dead-letters retry --all --step shop.bil", "knows no step 'shop.bil'"),
         ("steps remove shop.bil --yes", "knows no step 'shop.bil'"),
@@ -150,7 +154,7 @@ async def test_what_is_not_there_is_a_mistake(
     shop: Shop, store_url: str, tmp_path: Path, command: str, told: str
 ) -> None:
     await shop.process(-1)
-    ended = ag06(*command.split(), "--store", store_url, cwd=tmp_path)
+    ended = ag06(*shlex.split(command), "--store", store_url, cwd=tmp_path)
     assert (ended.code, ended.out) == (2, "")
     assert told in ended.err
 

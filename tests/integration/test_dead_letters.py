@@ -81,7 +81,26 @@ async def test_dead_letters_are_found_by_what_is_known_of_them(store_url: str) -
         assert 101 in prices(await letters.list(since=failed.last_failed))
         assert 101 not in prices(await letters.list(until=failed.last_failed))
         assert len(await letters.list(2)) == 2
-        assert await letters.list(step="nobody") == []
+        assert prices(await letters.list(error=LookupError)) == {101}
+        assert prices(await letters.list(since=failed.last_failed, until=failed.last_failed)) == set()
+        assert await letters.list(ids=[]) == []
+
+
+@pytest.mark.parametrize("adapter", ["sqlite", "redis"])
+async def test_a_step_without_dead_letters_is_known_and_so_is_one_that_was_removed(store_url: str) -> None:
+    shop = Shop(store_url)
+    async with shop.app.running():
+        assert await shop.app.dead_letters.list(step="bill") == []
+        await shop.publish(-1)
+        await shop.app.drain(SECONDS)
+    everybody = DeadLetters(shop.app.events.log)
+    log = await shop.app.events.log()
+    for step in ("shop.bill", "shop.track"):
+        await log.remove_group(step)
+    assert prices(await everybody.list(step="shop.bill")) == {-1}
+    with pytest.raises(ConfigurationError, match=r"knows no step 'shop.track'"):
+        await everybody.list(step="shop.track")
+    await shop.app.close()
 
 
 async def test_retry_and_discard_take_what_the_filters_name_and_no_more(store_url: str) -> None:
@@ -134,6 +153,19 @@ async def test_thousands_of_dead_letters_are_paged_through_retried_and_discarded
         ({"since": dt.datetime(2026, 1, 1)}, "has no time zone"),  # noqa: DTZ001 - that is the mistake
         ({"until": "yesterday"}, "until='yesterday'; an aware datetime or seconds since the epoch"),
         ({"since": float("nan")}, "since=nan"),
+        ({"since": 2e9, "until": 1e9}, r"since=2033-\S+ is later than until=2001-"),
+        ({"step": "bil"}, r"the store knows no step 'shop.bil'; see"),
+        ({"step": "other.bill"}, r"step='other.bill' is not one of the workflow 'shop'"),
+        ({"step": 5}, "step=5; give text"),
+        ({"type": 5}, "type=5; give text"),
+        ({"type": ""}, "type=''; give text, not empty"),
+        ({"error": 5}, "error=5; give text, or the class"),
+        ({"error": ValueError()}, r"error=ValueError\(\); give text, or the class"),
+        ({"error": int}, "error=<class 'int'>; give text, or the class"),
+        ({"error": ""}, "error=''; give text"),
+        ({"ids": 5}, "ids=5; ids of events as text"),
+        ({"ids": [5]}, r"ids=\[5\]; ids of events as text"),
+        ({"reason": 5}, "reason=5; use one of"),
         ({"stop": "shop.bill"}, "no filter 'stop'; use step, type, reason"),
     ],
 )
@@ -146,3 +178,11 @@ async def test_a_filter_that_makes_no_sense_is_an_error_and_deletes_nothing(
         with pytest.raises(ConfigurationError, match=words):
             await shop.app.dead_letters.discard(**filters)
         assert len(await shop.app.dead_letters.list()) == 5
+
+
+@pytest.mark.parametrize("limit", [0, -1, None, "5", 1.5])
+async def test_a_limit_that_nothing_can_keep_is_an_error(limit: Any) -> None:
+    shop = Shop("memory://")
+    async with shop.app.running():
+        with pytest.raises(ConfigurationError, match=r"limit=.*a whole number, 1 or more"):
+            await shop.app.dead_letters.list(limit)

@@ -43,14 +43,15 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 class Filters(TypedDict, total=False):
     """Which dead letters are meant; all that is given must hold.
 
-    `step`: of this step. `type`: events of this type. `reason`, `error`: as in `DeadLetter`. `since`, `until`: the last
-    attempt failed in `[since, until)`, aware datetimes or seconds since the epoch. `ids`: these events.
+    `step`: of this step. `type`: events of this type. `reason`, `error`: as in `DeadLetter`; `error` may be the class
+    itself, and is its name. `since`, `until`: the last attempt failed in `[since, until)`, aware datetimes or seconds
+    since the epoch. `ids`: these events.
     """
 
     step: str | None
     type: str | None
     reason: str | None
-    error: str | None
+    error: str | type[BaseException] | None
     since: dt.datetime | float | None
     until: dt.datetime | float | None
     ids: Iterable[str] | None
@@ -65,7 +66,10 @@ class DeadLetters:
         self._workflow = workflow
 
     async def read(self, **filters: Unpack[Filters]) -> AsyncIterator[DeadLetter]:
-        """Yield those that the filters name, oldest first."""
+        """Yield those that the filters name, oldest first.
+
+        Raises `ConfigurationError` for a filter that nothing can match, such as a step that the store does not know.
+        """
         group, chosen = self._chosen(filters)
         log = await self._log()
         after = ""
@@ -75,15 +79,18 @@ class DeadLetters:
                 letter = _open(stored)
                 if chosen(letter):
                     yield letter
+        if group is not None and not after and group not in {known.group for known in await log.groups()}:
+            raise ConfigurationError(f"the store knows no step {group!r}; see: ag06 steps list")
 
     async def list(self, limit: int = 1000, **filters: Unpack[Filters]) -> list[DeadLetter]:
-        """Return up to `limit` of them, oldest first."""
+        """Return up to `limit` of them, 1 or more, oldest first."""
+        if not isinstance(limit, int) or limit < 1:
+            raise ConfigurationError(f"dead letters: limit={limit!r}; a whole number, 1 or more")
         found: list[DeadLetter] = []
-        if limit > 0:
-            async for letter in self.read(**filters):
-                found.append(letter)
-                if len(found) >= limit:
-                    break
+        async for letter in self.read(**filters):
+            found.append(letter)
+            if len(found) >= limit:
+                break
         return found
 
     async def retry(self, **filters: Unpack[Filters]) -> int:
@@ -109,15 +116,19 @@ class DeadLetters:
             raise ConfigurationError(
                 f"dead letters: no filter {unknown[0]!r}; use {', '.join(Filters.__annotations__)}"
             )
-        group, kind = filters.get("step"), filters.get("type")
+        group, kind = self._group(filters.get("step")), _name("type", filters.get("type"))
         reason, error = filters.get("reason"), filters.get("error")
         if reason is not None and reason not in _REASONS:
             raise ConfigurationError(f"dead letters: reason={reason!r}; use one of {', '.join(_REASONS)}")
+        if isinstance(error, type) and issubclass(error, BaseException):
+            error = error.__name__
+        error = _name("error", error)
         since, until = _moment("since", filters.get("since")), _moment("until", filters.get("until"))
-        ids = filters.get("ids")
-        wanted = None if ids is None else frozenset([ids] if isinstance(ids, str) else ids)
-        if self._workflow is not None and group is not None and "." not in group:
-            group = f"{self._workflow}.{group}"
+        if since is not None and until is not None and since > until:
+            raise ConfigurationError(
+                f"dead letters: since={since.isoformat()} is later than until={until.isoformat()}; the other way round?"
+            )
+        wanted = _ids(filters.get("ids"))
 
         def chosen(letter: DeadLetter) -> bool:
             return (
@@ -131,6 +142,31 @@ class DeadLetters:
             )
 
         return group, chosen
+
+    def _group(self, step: object) -> str | None:
+        """Return the full name of a step, which may be given without the workflow that is looked at."""
+        group = _name("step", step)
+        if group is None or self._workflow is None or group.startswith(f"{self._workflow}."):
+            return group
+        if "." in group:
+            raise ConfigurationError(f"dead letters: step={group!r} is not one of the workflow {self._workflow!r}")
+        return f"{self._workflow}.{group}"
+
+
+def _name(what: str, value: object) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value):
+        kind = "text, or the class of an exception" if what == "error" else "text"
+        raise ConfigurationError(f"dead letters: {what}={value!r}; give {kind}, not empty")
+    return value
+
+
+def _ids(ids: object) -> frozenset[str] | None:
+    if ids is None:
+        return None
+    wanted = [ids] if isinstance(ids, str) else list(ids) if isinstance(ids, Iterable) else None
+    if wanted is None or not all(isinstance(event_id, str) for event_id in wanted):
+        raise ConfigurationError(f"dead letters: ids={ids!r}; ids of events as text, such as ids=[event.id]")
+    return frozenset(wanted)
 
 
 def _moment(name: str, moment: dt.datetime | float | None) -> dt.datetime | None:
