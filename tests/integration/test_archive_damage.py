@@ -203,6 +203,72 @@ async def test_a_lost_segment_is_named(store_url: str, archive: Path) -> None:
             await everything(events)
 
 
+def lose_archive(archive: Path) -> None:
+    shutil.rmtree(archive)
+
+
+def block_archive(archive: Path) -> None:
+    shutil.rmtree(archive)
+    archive.write_text("in the way")
+
+
+LOSSES: list[tuple[Callable[[Path], None], range, str]] = [
+    (lambda archive: segments(archive)[1].unlink(), range(50, 100), "is not there"),
+    (lambda archive: manifests(archive)[1].unlink(), range(50, 100), "is not there"),
+    (lambda archive: flip(manifests(archive)[1]), range(50, 100), "restore the file"),
+    (lose_archive, range(150), "is not there"),
+    (block_archive, range(150), "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(
+    ("lose", "lost", "words"), LOSSES, ids=["segment", "manifest", "broken manifest", "archive", "unreachable"]
+)
+async def test_salvage_reads_on_behind_what_is_gone_and_says_what_that_was(
+    store_url: str,
+    archive: Path,
+    lose: Callable[[Path], None],
+    lost: range,
+    words: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with opened(store_url) as events:
+        await archived(events, archive)
+        found = await everything(events)
+        lose(archive)
+        reading._manifest.cache_clear()
+        with pytest.raises(ArchiveUnavailable, match=r"replay around it .*--start, --end.*--salvage") as raised:
+            await everything(events)
+        assert words in str(raised.value)
+        assert caplog.records == []
+        assert numbers(await everything(events, salvage=True)) == [n for n in range(200) if n not in lost]
+        first, last = found[lost[0]].recorded, found[lost[-1]].recorded
+        assert first is not None
+        assert last is not None
+        assert f"events recorded from {first.isoformat()}" in caplog.text
+        assert f"to {last.isoformat()}" in caplog.text
+        assert words in caplog.text
+        assert str(archive) in caplog.text
+
+
+@pytest.mark.parametrize("lose", [lose_archive, lambda archive: segments(archive)[1].unlink()])
+async def test_a_run_says_that_files_of_earlier_runs_are_gone(
+    store_url: str, archive: Path, lose: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(store_url) as events:
+        await archived(events, archive)
+        found = await everything(events)
+        await events.archive_before(later(), f"file://{archive}")
+        assert caplog.messages == []
+        lose(archive)
+        await fill(events, 5, 200)
+        assert (await events.archive_before(later(), f"file://{archive}")).events == 5
+        (said,) = caplog.messages
+        assert f"archive file://{archive}" in said
+        assert "earlier runs are gone" in said
+        assert found[50 if len(segments(archive)) > 1 else 0].recorded.isoformat() in said  # type: ignore[union-attr]
+
+
 class Hosted(LocalFileSystem):
     """A filesystem whose URLs name a host, as those of `ftp://` and `sftp://` do."""
 

@@ -34,7 +34,7 @@ StartOption = Annotated[str | None, typer.Option(help="From here: ISO 8601, epoc
 EndOption = Annotated[str | None, typer.Option(help="Up to here, not included.")]
 CorrelationOption = Annotated[str | None, typer.Option(help="Only what belongs to this correlation id.")]
 SalvageOption = Annotated[
-    bool, typer.Option("--salvage", help="Read on behind what is damaged in an archive; stderr says what that was.")
+    bool, typer.Option("--salvage", help="Read on behind what is damaged or gone of an archive; stderr says what.")
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most so many, the oldest first.")]
 

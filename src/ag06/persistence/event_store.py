@@ -312,7 +312,7 @@ class EventStore:
         millisecond. `types` and `sources` select by name, `limit` ends after so many events. Memory stays flat.
 
         Raises `ArchiveUnavailable` when an archive cannot be reached that holds events of the range, `ArchiveDamaged`
-        (one of those) when a file of it is damaged; `salvage` reads on behind what is damaged, and logs what that was.
+        (one of those) when a file of it is damaged; `salvage` reads on behind both, and logs what that was.
         """
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
             raise InvalidEvent("limit", f"is {limit!r}; a whole number of events, or None")

@@ -9,13 +9,14 @@ from collections.abc import Iterable
 import msgspec
 
 from ag06.errors import ArchiveDamaged
-from ag06.event import id_and_subject
+from ag06.event import from_millis, id_and_subject
 from ag06.persistence.archive.manifest import FOLDER, Entry, Manifest, parse_entry
 from ag06.persistence.archive.one_thread import OneThread
 from ag06.persistence.archive.reading import Missing, read_entry, read_manifest
 from ag06.persistence.archive.selection import Selection
 from ag06.persistence.archive.storage import CORRUPT, PARTIAL, Storage
 from ag06.persistence.log import EventLog, Query
+from ag06.persistence.stores import masked
 
 _logger = logging.getLogger("ag06.persistence")
 DELETED = ".deleted"
@@ -44,8 +45,9 @@ class Left(msgspec.Struct, frozen=True):
 async def look_back(log: EventLog, home: Storage, thread: OneThread) -> Left:
     """Finish deletions, then say what else an earlier run left."""
     known = {entry.run: entry for entry in map(parse_entry, await log.archives()) if entry is not None}
-    files = await thread.call(home.list, FOLDER)
+    files = await thread.call(home.list)
     deleted = runs_of(files, DELETED)
+    _say_what_is_gone(files, home, [entry for run, entry in known.items() if run not in deleted])
     for run in sorted(deleted):
         await finish_deletion(log, home, thread, run, known.get(run))
     runs = sorted(runs_of(files, ".json") - deleted)
@@ -56,6 +58,25 @@ async def look_back(log: EventLog, home: Storage, thread: OneThread) -> Left:
     reached = {(cut.type, cut.level): cut.below for manifest in doubtful for cut in manifest.cuts}
     undropped = [manifest for manifest in doubtful if await _in_log(log, manifest)]
     return Left(tuple(unknown), tuple(undropped), None in found.values(), reached)
+
+
+def _say_what_is_gone(files: Iterable[str], home: Storage, entries: Iterable[Entry]) -> None:
+    """Warn of runs that archived here of which there is no manifest, or no segment at all."""
+    files = list(files)
+    names = {path.removesuffix(CORRUPT) for path in files}
+    whole = runs_of(files, ".json") & {_run_of(path) for path in names if path.endswith(".parquet")}
+    gone = [entry for entry in entries if entry.folder == home.url + "/" and entry.run not in whole]
+    if gone:
+        start, last = min(entry.start_ms for entry in gone), max(entry.last_ms for entry in gone)
+        _logger.warning(
+            "archive %s: files of %d earlier runs are gone (events recorded from %s to %s), such as %s; put them back: "
+            "replays of that range fail without them",
+            masked(home.url),
+            len(gone),
+            from_millis(start).isoformat(),
+            from_millis(last).isoformat(),
+            masked(home.file_url(gone[0].path)),
+        )
 
 
 async def _readable(home: Storage, thread: OneThread, run: str) -> Manifest | None:

@@ -56,7 +56,7 @@ def manifest_of(entry: Entry) -> Manifest:
 def read_entry(entry: Entry, selection: Selection = EVERYTHING, salvage: bool = False) -> Iterator[list[Placed]]:
     """Yield the selected events of one manifest, some at a time.
 
-    `salvage` goes on behind what is damaged, and says in the log what that was.
+    `salvage` goes on behind a segment that is damaged or not there, and says in the log what that was.
     """
     storage = open_storage(entry.folder)
     try:
@@ -73,10 +73,12 @@ def _read_segment(storage: Storage, segment: Segment, selection: Selection, salv
 
     try:
         data = load_segment(storage, segment)
-    except ArchiveDamaged as error:
+    except (ArchiveDamaged, Missing) as error:
         if not salvage:
             raise
         _logger.error("%s", error)  # noqa: TRY400 - it is read on
+        if isinstance(error, Missing):
+            return
     else:
         yield from segments.read_segment(data, selection)
         return

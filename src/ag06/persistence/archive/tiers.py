@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from operator import itemgetter
 
 import msgspec
 
+from ag06.errors import ArchiveUnavailable
 from ag06.event import decode_event
 from ag06.persistence.archive.manifest import Entry, parse_entry
 from ag06.persistence.archive.merging import Merger
@@ -15,6 +17,7 @@ from ag06.persistence.archive.reading import Missing, read_entry
 from ag06.persistence.archive.selection import Placed, Selection
 from ag06.persistence.log import EventLog, Query
 
+_logger = logging.getLogger("ag06.persistence")
 _MOST_PAGES = 8
 """Pages of the live log for which the archives are asked for once."""
 
@@ -74,10 +77,13 @@ class _Tiers:
         try:
             async for page in pages:
                 yield page
-        except Missing:
-            if entry.url in await self._log.archives():
+        except ArchiveUnavailable as error:
+            if isinstance(error, Missing) and entry.url not in await self._log.archives():
+                return  # the retention deleted it meanwhile, as it would have a moment before the replay
+            if not self._salvage:
+                _say_what_to_do(error)
                 raise
-            # The retention deleted it meanwhile, as it would have a moment before the replay.
+            _logger.error("%s: not read", error)  # noqa: TRY400 - it is read on
 
     async def _live(self, query: Query) -> AsyncIterator[list[Placed]]:
         held: list[Placed] = []
@@ -94,3 +100,9 @@ class _Tiers:
         self._add(await self._new_entries())
         if held:
             yield held
+
+
+def _say_what_to_do(error: ArchiveUnavailable) -> None:
+    if "salvage=True" not in str(error):
+        what = "put it back, replay around it with start and end (--start, --end), or without it with salvage=True"
+        error.args = (f"{error}; {what} (--salvage)",)
