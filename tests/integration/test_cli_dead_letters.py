@@ -118,6 +118,19 @@ async def test_filters_choose_what_is_listed_retried_and_discarded(shop: Shop, s
 
 
 @ON_SQLITE
+@pytest.mark.parametrize("command", ["show", "retry", "discard"])
+async def test_an_id_that_a_filter_leaves_out_is_told_from_one_that_is_no_dead_letter(
+    shop: Shop, store_url: str, tmp_path: Path, command: str
+) -> None:
+    (refused,) = await shop.process(-1)
+    filters = ["--step", "shop.count"] if command == "show" else ["--step", "shop.bill", "--reason", "failed"]
+    ended = ag06("dead-letters", command, refused, *filters, "--store", store_url, cwd=tmp_path)
+    assert (ended.code, ended.out) == (2, "")
+    assert f"the event '{refused}' is a dead letter, but {' with '.join(filters[::2])} leaves it out" in ended.err
+    assert "it is of step shop.bill, type order.placed, reason rejected, error Reject, last failed 20" in ended.err
+
+
+@ON_SQLITE
 async def test_more_than_a_thousand_dead_letters_are_listed_retried_and_discarded(
     shop: Shop, store_url: str, tmp_path: Path
 ) -> None:

@@ -100,10 +100,11 @@ def show_letter(
     filters = _filters([event_id], step)
 
     async def find(events: EventStore) -> list[DeadLetter]:
-        return await _letters(events).list(_MOST, **filters)
+        letters = await _letters(events).list(_MOST, **filters)
+        await _check_known(events, filters, [letter.event.id for letter in letters])
+        return letters
 
     found = with_store(store, find)
-    _check_known([event_id], [letter.event.id for letter in found])
     if json:
         print_json(found)
         return
@@ -139,7 +140,7 @@ def retry_letters(
     _check_choice(filters, all_)
 
     async def retry(events: EventStore) -> tuple[int, int]:
-        keys = await _keys(events, filters, event_ids)
+        keys = await _keys(events, filters)
         return len(keys), await _in_batches("delivered again", await events.log(), keys, retry_keys)
 
     asked, done = with_store(store, retry)
@@ -176,7 +177,7 @@ def discard_letters(
     _check_choice(filters, all_)
 
     async def discard(events: EventStore) -> tuple[int, int]:
-        keys = await _keys(events, filters, event_ids)
+        keys = await _keys(events, filters)
         if keys:
             confirm(f"Delete {len(keys)} dead letters for good?", yes)
         return len(keys), await _in_batches("discarded", await events.log(), keys, discard_keys)
@@ -191,10 +192,10 @@ def discard_letters(
 Key = tuple[str, str]
 
 
-async def _keys(events: EventStore, filters: Filters, event_ids: list[str] | None) -> Sequence[Key]:
+async def _keys(events: EventStore, filters: Filters) -> Sequence[Key]:
     """Return the step and event of each dead letter that is meant; an id that is none of them is a mistake."""
     keys = await _letters(events).keys(**filters)
-    _check_known(event_ids or (), [event_id for _, event_id in keys])
+    await _check_known(events, filters, [event_id for _, event_id in keys])
     return keys
 
 
@@ -240,8 +241,21 @@ def _check_choice(filters: Filters, all_: bool) -> None:
         raise ConfigurationError("give either the ids of events, or --all")
 
 
-def _check_known(event_ids: Sequence[str], known: Sequence[str]) -> None:
-    found = set(known)
-    for event_id in event_ids:
-        if event_id not in found:
-            raise ConfigurationError(f"no dead letter of the event {event_id!r}; see: ag06 dead-letters list")
+async def _check_known(events: EventStore, filters: Filters, found: Sequence[str]) -> None:
+    """Refuse an id that is no dead letter, or that a filter beside it leaves out; say which of the two."""
+    known = set(found)
+    missing = next((event_id for event_id in filters.get("ids") or () if event_id not in known), None)
+    if missing is None:
+        return
+    letters = await _letters(events).list(_MOST, ids=[missing])
+    given = [f"--{name}" for name, value in filters.items() if name != "ids" and value is not None]
+    if not letters or not given:
+        raise ConfigurationError(f"no dead letter of the event {missing!r}; see: ag06 dead-letters list")
+    those = "; ".join(
+        f"step {letter.step}, type {letter.event.type}, reason {letter.reason}, error {letter.error}, "
+        f"last failed {letter.last_failed.isoformat(timespec='seconds')}"
+        for letter in letters
+    )
+    raise ConfigurationError(
+        f"the event {missing!r} is a dead letter, but {' with '.join(given)} leaves it out; it is of {those}"
+    )
