@@ -5,6 +5,9 @@ A message says what happened, with which value, and what to do next.
 
 from __future__ import annotations
 
+import datetime as dt
+from typing import SupportsFloat
+
 
 class AG06Error(Exception):
     """The root of every error raised by this package."""
@@ -109,13 +112,22 @@ class RetryAfter(StepFailed):
     """Raise it in a step to have the event tried again, but not before so many seconds; it costs an attempt.
 
     Attributes:
-        retry_after: the seconds; more than an hour is taken for an hour.
+        retry_after: the seconds, 0 or more; more than an hour is taken for an hour.
     """
 
-    def __init__(self, seconds: float, why: str = "the step asked for a pause") -> None:
-        """Ask for `seconds`, and say `why` for the log and the dead letter."""
+    def __init__(self, seconds: float | dt.timedelta, why: str = "the step asked for a pause") -> None:
+        """Ask for `seconds`, and say `why` for the log and the dead letter.
+
+        What is below 0 or not a number is 0: a time that was computed and is over. Raises `TypeError` for what is no
+        number at all, `None` and text too, so that the pause is not silently left out.
+        """
         super().__init__(why)
-        self.retry_after = seconds
+        if isinstance(seconds, dt.timedelta):
+            seconds = seconds.total_seconds()
+        if isinstance(seconds, bool) or not isinstance(seconds, SupportsFloat):
+            raise TypeError(f"RetryAfter({seconds!r}): a number of seconds or a timedelta")
+        asked = float(seconds)
+        self.retry_after = asked if asked > 0 else 0.0
 
     def __reduce__(self) -> tuple[type[RetryAfter], tuple[float, str]]:
         return type(self), (self.retry_after, str(self))

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from email.message import Message
 from typing import Any
 
@@ -87,6 +88,30 @@ def test_the_header_is_read_as_the_rfc_says(text: str, seconds: float | None) ->
 )
 def test_an_attribute_says_it_too(value: object, seconds: float | None) -> None:
     assert requested_wait(asking(retry_after=value), now) == seconds
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        (30, 30.0),
+        (2.5, 2.5),
+        (Decimal("1.5"), 1.5),
+        (dt.timedelta(minutes=1), 60.0),
+        (-1, 0.0),
+        (float("nan"), 0.0),
+        (dt.timedelta(seconds=-5), 0.0),
+        (float("inf"), LONGEST_WAIT),
+    ],
+)
+def test_a_step_that_asks_for_a_pause_gets_it_and_no_wait_for_a_time_that_is_over(given: Any, seconds: float) -> None:
+    assert requested_wait(RetryAfter(given), now) == seconds
+    assert requested_wait(pickle.loads(pickle.dumps(RetryAfter(given))), now) == seconds
+
+
+@pytest.mark.parametrize("given", [None, "30", b"30", True, object(), [30]])
+def test_a_pause_that_is_no_number_is_told_to_the_step_at_once(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"RetryAfter\(.*\): a number of seconds or a timedelta"):
+        RetryAfter(given)
 
 
 def test_an_error_that_breaks_when_it_is_looked_at_asks_for_nothing() -> None:
