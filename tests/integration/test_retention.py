@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -134,7 +135,8 @@ async def test_an_archive_that_is_away_is_said_in_the_log_and_tried_again(
     clock = Clock()
     archive.write_text("in the way")
     retention = Retention(archive_after=DAY, archive=f"file://{archive}")
-    keeper = keeper_of(retention, clock)
+    start = time.time()
+    keeper = keeper_of(retention, lambda: start + clock.ahead)
     async with opened(store_url, retention=retention) as events:
         await fill(events, 10)
         clock.ahead = 2 * DAY
@@ -150,6 +152,81 @@ async def test_an_archive_that_is_away_is_said_in_the_log_and_tried_again(
         await keep(events, keeper)
         assert await live(events) == 0
         assert numbers(await everything(events)) == list(range(10))
+
+
+async def test_an_archive_that_stays_away_is_tried_less_and_less_often(
+    store_url: str, archive: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start, ahead = time.time() + DAY, 0
+    archive.write_text("in the way")
+    retention = Retention(archive_after=0.001, archive=f"file://{archive}")
+    keeper = keeper_of(retention, lambda: start + ahead)
+    tried: list[int] = []
+    async with opened(store_url, retention=retention) as events:
+        await fill(events, 10)
+        for ahead in range(190):
+            await keep(events, keeper)
+            if caplog.records:
+                tried.append(ahead)
+                caplog.clear()
+        assert tried == [0, 1, 3, 7, 15, 31, 63, 123, 183]
+        archive.unlink()
+        ahead = 243
+        await keep(events, keeper)
+        assert await live(events) == 0
+        # Once it was reached, its next absence begins anew.
+        shutil.rmtree(archive)
+        archive.write_text("in the way")
+        await fill(events, 10, 10)
+        ahead = 300
+        await keep(events, keeper)
+        assert "tried again in 1 s" in caplog.text
+
+
+async def test_who_cannot_reach_the_archive_lets_another_process_try(store_url: str, archive: Path) -> None:
+    clock = Clock()
+    retention = Retention(archive_after=DAY, archive=f"file://{archive}")
+    one = keeper_of(Retention(archive_after=DAY, archive="file:///dev/null/archive"), clock)
+    other = keeper_of(retention, clock)
+    async with opened(store_url, retention=retention) as events:
+        await fill(events, 10)
+        clock.ahead = 2 * DAY
+        await keep(events, one, "one")
+        assert await live(events) == 10
+        await keep(events, other, "other")
+        assert await live(events) == 0
+        # Who has failed leads no more, and takes nothing from who does.
+        await one.release(await events.log(), "one")
+        assert not await (await events.log()).lead("retention", "third", 60)
+        await other.release(await events.log(), "other")
+        assert await (await events.log()).lead("retention", "third", 60)
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+async def test_the_next_worker_keeps_the_policies_at_once(store_url: str, archive: Path, reachable: bool) -> None:
+    url = f"file://{archive}" if reachable else "file:///dev/null/archive"
+    app = Workflow("shop", store=store_url, retention=Retention(archive_after=0.2, archive=url))
+    led = asyncio.Event()
+
+    @app.step(TYPE)
+    async def bill(event: Event) -> None:
+        pass
+
+    async with opened(store_url, retention=0) as events:
+        async with app.running():
+            log = await app.events.log()
+            lead = log.lead
+
+            async def seen(role: str, holder: str, seconds: float) -> bool:
+                done = await lead(role, holder, seconds)
+                if role == "retention" and done:
+                    led.set()
+                return done
+
+            log.lead = seen  # type: ignore[method-assign]
+            await fill(app.events, 5)
+            await asyncio.wait_for(led.wait(), 20)
+        assert await (await events.log()).lead("retention", "next", 60)
 
 
 async def test_one_of_many_processes_keeps_the_policies(store_url: str, archive: Path) -> None:

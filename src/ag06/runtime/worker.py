@@ -85,8 +85,7 @@ class Worker:
         self._housekeepers.append(self._spawn(self._repeat("housekeeping", self._log.maintain), "housekeeping"))
         if self._retention is not None:
             # It may take minutes, for which the other housekeeping does not wait.
-            keep = partial(self._retention.keep, self._log, self.name)
-            self._housekeepers.append(self._spawn(self._repeat("retention", keep), "retention"))
+            self._housekeepers.append(self._spawn(self._retain(self._retention), "retention"))
         for runner in self._runners:
             runner.start(self._spawn)
         self._keeper.start()
@@ -139,6 +138,13 @@ class Worker:
             if not self.failure.done():
                 self.failure.set_exception(error)
                 self.failure.exception()  # whoever awaits it gets it; nobody has to
+
+    async def _retain(self, keeper: RetentionKeeper) -> None:
+        """Keep the policies; whoever comes after this worker need not wait until its lead has run out."""
+        try:
+            await self._repeat("retention", partial(keeper.keep, self._log, self.name))
+        finally:
+            await keeper.release(self._log, self.name)
 
     async def _repeat(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do some housekeeping about once a second; workers that started together drift apart."""

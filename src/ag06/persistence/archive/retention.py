@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import logging
 import time
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from ag06.content import check_name
-from ag06.errors import AG06Error, ArchiveDamaged, ConfigurationError, InvalidEvent, StoreUnavailable
+from ag06.errors import AG06Error, ArchiveDamaged, ConfigurationError, InvalidEvent, StoreError, StoreUnavailable
 from ag06.persistence.archive import mending
 from ag06.persistence.archive.leading import leading
 from ag06.persistence.archive.manifest import FOLDER, Entry, parse_entry
@@ -23,9 +24,12 @@ from ag06.persistence.stores import masked
 from ag06.settings import check_seconds
 
 _logger = logging.getLogger("ag06.persistence")
+_ROLE = "retention"
 _LEAD_SECONDS = 60.0
 _LONGEST_TURN = 3600.0
 _SHORTEST_TURN = 0.1
+_LONGEST_PAUSE = 60.0
+_RELEASE_SECONDS = 1.0
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,11 +142,15 @@ class RetentionKeeper:
         self._own = frozenset(policy.type for policy in policies if policy.type is not None)
         self._clock = clock
         self._due = dict.fromkeys(policies, 0.0)
+        self._failures = dict.fromkeys(policies, 0)
         self._renewal = 0.0
         self._looked = 0.0
+        self._leader: str | None = None
 
     async def keep(self, log: EventLog, holder: str) -> None:
-        """Do what is due; problems of an archive are said in the log, and it is tried again at the next turn.
+        """Do what is due; problems of an archive are said in the log, and it is tried again after 1, 2, 4 ... 60 s.
+
+        Meanwhile another process may try: it may reach what this one does not.
 
         Raises `StoreUnavailable` if the store is away.
         """
@@ -154,8 +162,9 @@ class RetentionKeeper:
         due = [policy for policy in self._policies if self._due[policy] <= now]
         if not due and now < self._renewal:
             return
-        if not await log.lead("retention", holder, _LEAD_SECONDS):
+        if not await log.lead(_ROLE, holder, _LEAD_SECONDS):
             return
+        self._leader = holder
         self._renewal = now + _LEAD_SECONDS / 3
         for policy in due:
             self._due[policy] = now + policy.turn
@@ -164,10 +173,33 @@ class RetentionKeeper:
             except StoreUnavailable:
                 raise
             except AG06Error as error:
-                _logger.warning("retention: %s; tried again in %.0f s", error, policy.turn)
+                _logger.warning("retention: %s; tried again in %.0f s", error, self._put_off(policy))
             except Exception:
                 # Whatever it is, the steps of this worker have nothing to do with it.
-                _logger.exception("retention: tried again in %.0f s", policy.turn)
+                _logger.exception("retention: tried again in %.0f s", self._put_off(policy))
+            else:
+                self._failures[policy] = 0
+        if any(self._failures[policy] for policy in due):
+            self._renewal = min(self._due.values())
+            await self.release(log, holder)
+
+    def _put_off(self, policy: Policy) -> float:
+        """Return in how many seconds a policy that could not be kept is tried again."""
+        pause = min(_LONGEST_PAUSE, 2.0 ** self._failures[policy])
+        self._failures[policy] = min(self._failures[policy] + 1, 10)
+        self._due[policy] = self._clock() + pause
+        return pause
+
+    async def release(self, log: EventLog, holder: str) -> None:
+        """Let another process keep the policies at once; one that `holder` does not lead is left alone."""
+        if self._leader != holder:
+            return
+        self._leader = None
+        try:
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                await log.lead(_ROLE, holder, 0)
+        except (StoreError, TimeoutError) as error:
+            _logger.debug("retention: the lead ends by itself: %s", error)
 
     async def _apply(self, log: EventLog, policy: Policy, holder: str) -> None:
         if policy.archive_after is not None:
