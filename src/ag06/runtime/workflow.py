@@ -8,12 +8,13 @@ import datetime as dt
 import logging
 import signal
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from ag06.breaker import CircuitBreaker
 from ag06.content import MAX_DATA_BYTES, check_name
-from ag06.errors import AG06Error, ConfigurationError, InvalidEvent, StoreUnavailable
+from ag06.errors import ConfigurationError, InvalidEvent, StoreUnavailable
 from ag06.event import Priority
 from ag06.knob import Knob
 from ag06.persistence.archive import Retention
@@ -28,6 +29,7 @@ from ag06.runtime.worker import Worker, claim_name
 
 _logger = logging.getLogger("ag06.runtime")
 _LONGEST_PAUSE = 5.0  # between looks for a store that is away at the start, in seconds
+_Ready = tuple[EventLog, str]  # the open log, and the name to work under
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -291,16 +293,26 @@ class Workflow:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Workflow]:
         """Run the steps inside the current event loop; leaving shuts down gracefully and closes the store."""
+        async with self._working(self._ready):
+            yield self
+
+    @contextlib.asynccontextmanager
+    async def _working(self, reach: Callable[[], Awaitable[_Ready | None]]) -> AsyncIterator[Worker | None]:
+        """Run the steps on what `reach` finds; without them if it finds nothing."""
         if self._running:
             raise ConfigurationError(f"workflow {self.name!r} runs already in this process")
         self._running = True
         try:
-            log = await self._log()
+            ready = await reach()
+            if ready is None:
+                yield None
+                return
+            log, name = ready
             worker = self._worker = Worker(
                 self.name,
                 list(self.steps.values()),
                 log,
-                name=await claim_name(log),
+                name=name,
                 admission=self.events.admission,
                 visibility=self.visibility_timeout,
                 listeners=self._listeners,
@@ -308,12 +320,17 @@ class Workflow:
             )
             worker.start()
             try:
-                yield self
+                yield worker
             finally:
                 await worker.stop(self.grace)
         finally:
             self._worker, self._running = None, False
             await self.events.close()
+
+    async def _ready(self) -> _Ready:
+        """Do all that asks the store before there are tasks that wait for it by themselves."""
+        log = await self._log()
+        return log, await claim_name(log)
 
     async def drain(self, timeout: float | None = None) -> None:
         """Wait until no event is pending in a step of this workflow and none is due later.
@@ -359,12 +376,9 @@ class Workflow:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal, number)
         try:
-            if not await self._reach_store(asked):
-                return
-            async with self.running():
-                worker = self._worker
+            async with self._working(partial(self._reach_store, asked)) as worker:
                 if worker is None:
-                    raise AG06Error("the worker ended before it began")
+                    return
                 waiting = asyncio.create_task(asked.wait())
                 ends: list[asyncio.Future[Any]] = [waiting, worker.failure]
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -376,22 +390,22 @@ class Workflow:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
 
-    async def _reach_store(self, asked: asyncio.Event) -> bool:
-        """Wait for a store that is away at the start; return `False` if a shutdown was `asked` for meanwhile."""
+    async def _reach_store(self, asked: asyncio.Event) -> _Ready | None:
+        """Wait for a store that is away at the start; return nothing if a shutdown was `asked` for meanwhile."""
         outage = Outage(f"workflow {self.name}")
         pause = 0.1
         while not asked.is_set():
             try:
-                await self._log()
+                ready = await self._ready()
             except StoreUnavailable as error:
                 outage.failed(error)
             else:
                 outage.over()
-                return True
+                return ready
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asked.wait(), pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
-        return False
+        return None
 
     def run(self) -> None:
         """Run the steps in this process until SIGTERM or SIGINT."""
