@@ -109,3 +109,38 @@ async def test_a_mistake_is_one_line_and_moves_nothing(
     assert len(ended.err.splitlines()) == 1
     async with opened(store_url) as events:
         assert await live(events) == 3
+
+
+async def test_a_run_that_moves_nothing_makes_no_folder(store_url: str, tmp_path: Path) -> None:
+    target = tmp_path / "archive"
+    async with opened(store_url) as events:
+        await fill(events, 3)
+        done = await events.archive_before(0, f"file://{target}")
+        assert (done.events, done.url) == (0, f"file://{target}")
+        assert not target.exists()
+        assert await (await events.log()).archives() == []
+        assert (await events.archive_before(later(), f"file://{target}")).events == 3
+
+
+DOCTORS = [
+    ("file://{path}/there", 0, "pass", "it can be reached"),
+    ("file://{path}/new/deep", 0, "pass", "the first run makes it"),
+    ("file://{path}/file/archive", 0, "warn", "Not a directory"),
+    ("memory://archive", 2, "fail", "would be gone when the process ends"),
+    ("nonsense://archive", 2, "fail", "nonsense"),
+]
+
+
+@pytest.mark.parametrize(("url", "code", "status", "words"), DOCTORS, ids=[words for *_, words in DOCTORS])
+def test_the_doctor_looks_at_the_archive_and_writes_nothing(
+    tmp_path: Path, url: str, code: int, status: str, words: str
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").write_text("in the way")
+    before = sorted(tmp_path.rglob("*"))
+    env = {"AG06_ARCHIVE": url.format(path=tmp_path), "AG06_JOURNAL": "off"}
+    ended = ag06("doctor", "--json", cwd=tmp_path, env=env)
+    (found,) = [finding for finding in ended.json if finding["topic"] == "archive"]
+    assert (ended.code, found["status"]) == (code, status)
+    assert words in found["what"]
+    assert sorted(tmp_path.rglob("*")) == before

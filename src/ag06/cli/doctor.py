@@ -8,6 +8,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -28,6 +29,7 @@ _INTERNAL = {"AG06_WORKER", "AG06_SUPERVISOR", "AG06_FLEET", "AG06_CRASH_CYCLES"
 _LEAST_FREE = 256 * 1024 * 1024
 USER_MISTAKE = 2
 _ALARMING = ("lose", "lost", "nothing when", "unknown", "throws", "refuse")
+_ARCHIVE_SECONDS = 10.0
 _STALE_MS = 15 * 60 * 1000
 
 
@@ -48,7 +50,10 @@ def command(store: StoreOption = None, json: JsonOption = False) -> None:
     settings = _settings(store)
     if any(finding.status == "fail" for finding in settings):
         code = max(code, USER_MISTAKE)
-    findings = [*_installation(), *settings, *found, *_journals()]
+    archive = _archive()
+    if any(finding.status == "fail" for finding in archive):
+        code = max(code, USER_MISTAKE)
+    findings = [*_installation(), *settings, *found, *archive, *_journals()]
     if json:
         print_json(findings)
     else:
@@ -100,6 +105,31 @@ def _journals() -> list[Finding]:
         found.append(Finding("journal", "warn", what))
     found += _unwritable(directory)
     return found or [Finding("journal", "pass", f"no event waits under {os.path.abspath(directory)}")]
+
+
+def _archive() -> list[Finding]:
+    """Say how the archive that is set stands; nothing is written. One that hangs is not waited for."""
+    url = resolve("archive").value
+    if not url:
+        return []
+    found: list[Finding] = []
+    thread = threading.Thread(target=lambda: found.append(_opened_archive(url)), name="ag06-archive", daemon=True)
+    thread.start()
+    thread.join(_ARCHIVE_SECONDS)
+    waited = Finding("archive", "warn", f"it does not answer in {_ARCHIVE_SECONDS:.0f} s; events stay in the store")
+    return found[:1] or [waited]
+
+
+def _opened_archive(url: str) -> Finding:
+    from ag06.persistence.archive.retention import check_lasting
+
+    try:
+        there = check_lasting(url).probe()
+    except ConfigurationError as error:
+        return Finding("archive", "fail", str(error))
+    except AG06Error as error:
+        return Finding("archive", "warn", f"{error}; events stay in the store until it is back")
+    return Finding("archive", "pass", "it can be reached" if there else "it is not there yet; the first run makes it")
 
 
 def _unwritable(directory: str) -> list[Finding]:

@@ -119,13 +119,15 @@ def check_archive(url: str) -> Storage:
     return storage
 
 
-def check_lasting(url: str) -> None:
-    """Raise `ConfigurationError` if an archive would end with the process, and the events in it."""
-    if check_archive(url).volatile:
+def check_lasting(url: str) -> Storage:
+    """Return the archive; raise `ConfigurationError` if it would end with the process, and the events in it."""
+    storage = check_archive(url)
+    if storage.volatile:
         raise ConfigurationError(
             f"archive {masked(url)!r} is this process's memory: every event moved there would be gone when the process "
             "ends; use file:///var/ag06/archive or s3://bucket/folder"
         )
+    return storage
 
 
 def _live(policy: Policy) -> float | None:

@@ -54,7 +54,7 @@ class Archived(msgspec.Struct, frozen=True):
     """What one call archived.
 
     Attributes:
-        url: the folder of this log in the archive.
+        url: the folder of this log in the archive; the archive's own URL while it has none.
         files: the URLs of the segments, Parquet files.
         events: how many events they hold.
         start: when the first of them was recorded; `None`: there was nothing to archive.
@@ -104,7 +104,10 @@ async def archive_settled(
         async with leading(log, ROLE, holder or new_id(), wait=wait) as led:
             if not led:
                 return None
-            home = await _home(log, storage, thread)
+            name = await _folder_of(log, storage)
+            if name is None and not await settled():
+                return Archived(storage.url)
+            home = await _home(log, storage, name, thread)
             run = _Run(log, home, thread, watch)
             await run.mend()
             await run.archive(await settled())
@@ -113,11 +116,15 @@ async def archive_settled(
         thread.close()
 
 
-async def _home(log: EventLog, storage: Storage, thread: OneThread) -> Storage:
-    """Return the folder that is this log's alone, written to once so that what cannot work fails now."""
+async def _folder_of(log: EventLog, storage: Storage) -> str | None:
+    """Return the name of the folder that the log has in this archive; `None` before its first run there."""
     base = storage.url.rstrip("/") + "/"
     names = [url.removeprefix(base).rstrip("/") for url in await log.archives() if url.startswith(base)]
-    name = next((name for name in names if name and "/" not in name), None)
+    return next((name for name in names if name and "/" not in name), None)
+
+
+async def _home(log: EventLog, storage: Storage, name: str | None, thread: OneThread) -> Storage:
+    """Return the folder that is this log's alone, written to once so that what cannot work fails now."""
     home = storage.folder(name or new_id())
     await thread.call(home.write, "about.json", b'{"what":"events archived by ag06","format":1}\n')
     if name is None:

@@ -7,6 +7,7 @@ object stores can neither append nor rename.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import posixpath
 from collections.abc import Callable
@@ -51,6 +52,20 @@ class Storage:
     def file_url(self, path: str) -> str:
         """Return the URL of a file."""
         return str(self._filesystem.unstrip_protocol(self._full(path)))
+
+    def probe(self) -> bool:
+        """Return whether the folder is there; raise `ArchiveUnavailable` if it cannot be reached or made."""
+
+        def look() -> bool:
+            if self._local:
+                return _is_writable(Path(self._root))
+            try:
+                self._filesystem.ls(self._root, detail=False)
+            except FileNotFoundError:
+                return False
+            return True
+
+        return self._try("be opened", look)
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         """Write a file that is there as a whole and for good when this returns, or not at all."""
@@ -180,6 +195,18 @@ def _write_durably(path: Path, data: bytes | memoryview) -> None:
         partial.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether a folder is there; raise `OSError` if nothing can be written into it, or where it is to be made."""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+    return there == folder
 
 
 def _make_folder(folder: Path) -> None:
