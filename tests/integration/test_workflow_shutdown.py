@@ -221,3 +221,38 @@ async def test_a_worker_whose_inner_works_fail_says_so_instead_of_waiting_for_ev
 
 async def in_flight(log: EventLog, count: int) -> bool:
     return [group.in_flight for group in await log.groups()] == [count]
+
+
+@pytest.mark.parametrize("adapter", ["sqlite"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_sigterm_again_while_the_process_ends_does_not_kill_it(
+    store_url: str, tmp_path: Path, workers: str
+) -> None:
+    """Its exit code says that the shutdown went well, whenever the last of many signals came."""
+    write_flow(
+        tmp_path,
+        """
+def at_the_end():
+    note("ending")
+    while not Path("go").exists():
+        time.sleep(0.005)
+
+if "AG06_SUPERVISOR" not in os.environ:
+    atexit.register(at_the_end)
+app = Workflow("shop")
+
+@app.step("order")
+async def bill(event: Event):
+    note("billed")
+""",
+    )
+    app = Workflow("shop", store=store_url)
+    await app.publish("order", data=1)
+    async with ag06_run(tmp_path, store_url, "--workers", workers) as worker:
+        await worker.noted("billed")
+        worker.process.send_signal(signal.SIGTERM)
+        await worker.noted("ending")
+        worker.process.send_signal(signal.SIGTERM)
+        (tmp_path / "go").touch()
+        assert await worker.ended() == 0, worker.said
+    await app.close()

@@ -106,9 +106,16 @@ async def _serve(workflow: Workflow) -> None:
     watching = asyncio.create_task(_watch_parent(int(supervisor))) if supervisor else None
     try:
         await workflow.serve()
+        _let_end()
     finally:
         if watching is not None:
             watching.cancel()
+
+
+def _let_end() -> None:
+    """Let one more SIGTERM not turn a shutdown that went well into a death: what follows is the interpreter's end."""
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)  # closing the loop would put the default back
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 async def _watch_parent(pid: int) -> None:
@@ -133,7 +140,9 @@ async def _supervised(target: str, workers: int, store: str | None, workflow: Wo
     except BaseException:
         await workflow.events.close()
         raise
-    return await supervisor.run()
+    code = await supervisor.run()
+    _let_end()
+    return code
 
 
 async def _reloading(target: str, workers: int, store: str | None, workflow: Workflow) -> None:
@@ -161,3 +170,4 @@ async def _reloading(target: str, workers: int, store: str | None, workflow: Wor
         supervisor.stop()
         await running
         supervisor = _supervisor(target, workers, store, workflow)
+    _let_end()
