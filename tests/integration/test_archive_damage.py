@@ -20,7 +20,7 @@ from fsspec.utils import infer_storage_options
 
 from ag06 import ArchiveDamaged, ArchiveUnavailable, ConfigurationError, InvalidEvent, Retention
 from ag06.persistence import EventStore
-from ag06.persistence.archive import reading, run
+from ag06.persistence.archive import batch, reading, run
 from ag06.persistence.archive import segments as segment_module
 from ag06.persistence.archive.storage import Storage
 from ag06.persistence.sqlite import reading as sqlite_reading
@@ -249,6 +249,24 @@ async def test_salvage_reads_on_behind_what_is_gone_and_says_what_that_was(
         assert f"to {last.isoformat()}" in caplog.text
         assert words in caplog.text
         assert str(archive) in caplog.text
+
+
+async def test_salvage_of_a_run_that_lost_one_of_its_segments_reads_the_others(
+    store_url: str, archive: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(batch, "_SEGMENT_BYTES", 1)
+    monkeypatch.setattr(segment_module, "_GROUP_ROWS", 50)
+    monkeypatch.setattr(run, "_PIECE_EVENTS", 50)
+    monkeypatch.setattr(sqlite_reading, "PAGE", 50)
+    async with opened(store_url) as events:
+        await fill(events, 200)
+        await events.archive_before(later(), f"file://{archive}")
+        assert len(manifests(archive)) == 1
+        assert len(segments(archive)) == 4
+        lost = segments(archive)[1]
+        lost.unlink()
+        assert numbers(await everything(events, salvage=True)) == [*range(50), *range(100, 200)]
+        assert str(lost) in caplog.text
 
 
 @pytest.mark.parametrize("lose", [lose_archive, lambda archive: segments(archive)[1].unlink()])
