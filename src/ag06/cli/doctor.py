@@ -133,11 +133,18 @@ def _opened_archive(url: str) -> Finding:
 
 
 def _unwritable(directory: str) -> list[Finding]:
+    """Try to make a journal, and leave nothing behind."""
     from ag06.persistence.journal.claim import Claims
 
-    problem = Claims(directory, "doctor").problem()
+    claims = Claims(directory, "doctor")
+    there = [place for place in (claims.directory, *claims.directory.parents) if place.exists()]
+    problem = claims.problem()
+    for place in (claims.directory, *claims.directory.parents):
+        if place in there:
+            break
+        if place.exists():
+            shutil.rmtree(place)
     if problem is None:
-        shutil.rmtree(Claims(directory, "doctor").directory)
         return []
     what = f"{problem}: while a remote store is away publishers would wait; set AG06_JOURNAL to another directory"
     return [Finding("journal", "warn", what)]
