@@ -108,6 +108,7 @@ local function judge_journalled(record)
   local identity_key, window, persisted = P .. 'd:' .. record[6], record[7], record[12]
   local holder = redis.call('GET', identity_key)
   if holder == record[5] then
+    redis.call('SET', P .. 'i:' .. holder, record[8] or '', 'PX', CHOSEN_ID_MS) -- also a write for a WAITAOF behind it
     return REPEATED
   end
   local held = holder and now - window + redis.call('PTTL', identity_key)
