@@ -165,6 +165,8 @@ class Writer:
         return future
 
     def _transact(self) -> None:
+        if not self._queue:
+            return
         if self._disk.owners.get(self._path) is not PROCESS.get():
             raise PromiseBroken(f"{self._path} is written by a process that does not have its lock")
         batch, self._queue = self._queue, []
@@ -199,4 +201,5 @@ class Writer:
         self._closing = True
 
     def join(self, timeout: float | None = None) -> None:
-        """There is no thread to wait for."""
+        """Do what is queued still, as a thread does before it ends."""
+        self._transact()

@@ -67,6 +67,7 @@ class JournalFile:
         self._bad: set[int] = set()
         self._unmarked = False
         self._writer: Writer | None = None
+        self._ending: Writer | None = None
 
     async def open(self) -> None:
         """Make the file or look through what is there; raise `StoreUnavailable` if the disk does not let us.
@@ -236,9 +237,12 @@ class JournalFile:
         """Close the file, delete it if the store has everything, and return how many records it does not have."""
         writer, self._writer = self._writer, None
         left = self.events
-        if writer is None:
-            self.claim.let_go(delete=False)  # where an earlier call was cut off, nobody else has done it
+        if writer is None:  # where an earlier call was cut off, nobody else lets go
+            if self._ending is not None:
+                await asyncio.to_thread(self._ending.join)
+            self.claim.let_go(delete=False)
             return left
+        self._ending = writer
         try:  # the file knows, not the count: what was written last may not have been told yet
             left = await writer.submit(self._left, durable=False)
         except StoreError as error:
