@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -139,11 +140,13 @@ def _unwritable(directory: str) -> list[Finding]:
     claims = Claims(directory, "doctor")
     there = [place for place in (claims.directory, *claims.directory.parents) if place.exists()]
     problem = claims.problem()
-    for place in (claims.directory, *claims.directory.parents):
-        if place in there:
-            break
-        if place.exists():
-            shutil.rmtree(place)
+    if claims.directory not in there:
+        (claims.directory / "store").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody else uses one of them since, or it was never made
+        for place in (claims.directory, *claims.directory.parents):
+            if place in there:
+                break
+            place.rmdir()
     if problem is None:
         return []
     what = f"{problem}: while a remote store is away publishers would wait; set AG06_JOURNAL to another directory"
