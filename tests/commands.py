@@ -42,7 +42,7 @@ def environment(**more: str) -> dict[str, str]:
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith("AG06_") and name not in _ELSEWHERE
     }
-    return kept | {"TERM": "xterm"} | more
+    return kept | {"TERM": "xterm", "AG06_HTTP_PORT": "0"} | more
 
 
 def words(*arguments: object) -> list[str]:
