@@ -11,7 +11,7 @@ import pytest
 
 from ag06.persistence import EventStore
 from ag06.persistence.log import StepSpec
-from commands import ag06, started
+from commands import ag06, on_terminal, started
 
 FLOW = """
 import os
@@ -108,6 +108,50 @@ async def test_the_log_level_is_a_setting(home: Path) -> None:
         ended = worker.interrupt()
     assert ended.code == 0
     assert [line for line in ended.out.splitlines() if not line.startswith("ANSWER")] == []
+
+
+LOGGING = """
+import logging, os, signal
+from ag06 import Event, Workflow
+
+app = Workflow("flow", store="sqlite:///flow.db")
+
+@app.step("asked")
+async def answer(event: Event) -> None:
+    logging.getLogger("shop").warning("asked at %s", "redis://clerk:hunter2@127.0.0.1/0")
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.fixture
+async def talkative(home: Path) -> Path:
+    (home / "flow.py").write_text(LOGGING)
+    events = EventStore(f"sqlite:///{home}/flow.db")
+    await events.persist_event("asked", "test", "why")
+    await events.close()
+    return home
+
+
+async def test_the_log_is_one_json_object_a_line_on_standard_output(talkative: Path) -> None:
+    ended = ag06("run", "flow:app", cwd=talkative)
+    assert (ended.code, ended.err) == (0, "")
+    assert all({"time", "level", "logger", "event"} <= set(line) for line in ended.lines)
+    assert {line["logger"] for line in ended.lines} >= {"ag06.cli", "ag06.runtime", "shop"}
+    (own,) = [line for line in ended.lines if line["logger"] == "shop"]
+    assert own["level"] == "warning"
+    assert own["event"].startswith("asked at redis://")
+    assert "hunter2" not in ended.out
+
+
+@pytest.mark.parametrize(("form", "begins"), [({}, "20"), ({"AG06_LOG_FORMAT": "json"}, "{")])
+async def test_the_log_is_readable_on_a_terminal_unless_json_is_asked_for(
+    talkative: Path, form: dict[str, str], begins: str
+) -> None:
+    ended = on_terminal(["run", "flow:app"], cwd=talkative, columns=200, env=form)
+    assert ended.code == 0, ended
+    lines = ended.out.splitlines()
+    assert len(lines) >= 2
+    assert [line for line in lines if not line.startswith(begins)] == []
 
 
 async def test_a_step_that_the_store_refuses_is_told_once_for_all_workers(home: Path) -> None:

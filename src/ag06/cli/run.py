@@ -36,15 +36,18 @@ def command(
 ) -> None:
     """Run the steps of a workflow until SIGTERM or Ctrl-C.
 
+    Its log is on standard output: one JSON object a line, readable text on a terminal; AG06_LOG_FORMAT decides if set.
+
     Example: ag06 run shop.flow:app --workers 4
     """
+    from ag06.monitoring.logs import configure_logging
     from ag06.runtime.loading import load_workflow
     from ag06.settings import check_setting, resolve
 
     os.environ.pop(_STORE_VARIABLE, None)  # it is for this process, not for what the steps start
     level = resolve("log_level", log_level)
     check_setting(level)
-    logging.basicConfig(level=level.value.upper(), format="%(asctime)s %(levelname)s %(name)s %(process)d %(message)s")
+    configure_logging(level.value)
     workflow = load_workflow(target)
     if store is not None:
         workflow.use_store(store)
