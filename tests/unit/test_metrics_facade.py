@@ -150,7 +150,7 @@ def test_each_part_of_the_facade_is_imported_when_it_is_first_asked_for() -> Non
         "import sys\n"
         "from ag06.monitoring import observability\n"
         "loaded = lambda: {name.rpartition('.')[2] for name in sys.modules if name.startswith('ag06.monitoring.')}\n"
-        "for part, module in (('health', 'health'), ('performance', 'tracker'), ('context', 'logs')):\n"
+        "for part, module in (('health', 'health'), ('context', 'logs')):\n"
         "    assert module not in loaded(), module\n"
         "    assert getattr(observability, part) is getattr(observability, part)\n"
         "    assert module in loaded()\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_left
+from collections import Counter as Tally
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -154,19 +155,36 @@ class Histogram(Child):
         super().__init__(declaration, labels, place, refuse)
         self._bounds = declaration.buckets
 
-    def observe(self, value: float) -> None:
-        """Count a finite `value`, in the unit of the metric's name."""
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count a finite `value`, in the unit of the metric's name, that occurred so many times."""
         number = value if value.__class__ is float else _number(value)
         if -_INFINITY < number < _INFINITY:
             bucket = bisect_left(self._bounds, number) + 1
-            self._cells[self._slot + bucket] += 1.0
-            self._cells[self._slot] += number
+            self._cells[self._slot + bucket] += times
+            self._cells[self._slot] += number * times
         else:
             self._wrong(value, "a finite number")
+
+    def observe_all(self, values: Sequence[float], *alike: Histogram) -> None:
+        """Count values that are known to be finite floats, here and in histograms with the same buckets.
+
+        A third of the cost of as many calls of `observe`.
+        """
+        bounds = self._bounds
+        counts = Tally([bisect_left(bounds, value) for value in values])
+        total = sum(values)
+        for histogram in (self, *alike):
+            for bucket, count in counts.items():
+                histogram._cells[histogram._slot + 1 + bucket] += count
+            histogram._cells[histogram._slot] += total
 
     def observe_traced(self, value: float, trace_id: str, span_id: str, clock: Callable[[], float] = time.time) -> None:
         """Count `value`, and remember the trace (32 and 16 hexadecimal digits) as the exemplar of its bucket."""
         self.observe(value)
+        self.show(value, trace_id, span_id, clock)
+
+    def show(self, value: float, trace_id: str, span_id: str, clock: Callable[[], float] = time.time) -> None:
+        """Remember the trace of a value that is counted elsewhere as the exemplar of its bucket."""
         number = _number(value)
         if not self._declaration.exemplars or not math.isfinite(number):
             return

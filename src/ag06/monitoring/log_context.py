@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -55,6 +55,11 @@ def bind_event(event: Event[Any] | None, workflow: str, step: str, attempt: int 
 def unbind_event(token: Token[Bound | None]) -> None:
     """End what `bind_event` began, in the same task."""
     _bound.reset(token)
+
+
+def carry_event(into: Context) -> None:
+    """Let what `bind_event` said here hold in a context that is no copy of this one, too. For the runtime."""
+    into.run(_bound.set, _bound.get())
 
 
 def use_trace_source(source: TraceSource | None) -> None:

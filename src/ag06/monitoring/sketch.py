@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 SMALLEST = 1e-9
@@ -57,6 +58,17 @@ class Sketch:
             self._zeros += weight
         else:
             raise ValueError(f"a sketch counts finite values of 0 or more, not {value!r}")
+
+    def add_all(self, values: Sequence[float]) -> None:
+        """Count many values, each of which must be finite and 0 or more."""
+        per_log, log, ceil = self._per_log, math.log, math.ceil
+        indexes = Counter([ceil(log(value) * per_log) for value in values if value > SMALLEST])
+        self._zeros += len(values) - indexes.total()
+        for index, weight in indexes.items():
+            if index in self._buckets:
+                self._buckets[index] += weight
+            else:
+                self._add_new(index, weight)
 
     def copy(self) -> Sketch:
         """Return a sketch that counted the same."""

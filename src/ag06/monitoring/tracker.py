@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -78,6 +78,16 @@ class Series:
                 window.sketch.add(0.0, count)
             else:
                 window.total += seconds * count
+
+    def record_all(self, seconds: Sequence[float]) -> None:
+        """Note that calls succeeded, one for each of `seconds`; cheaper than as many calls of `record`."""
+        now = self._clock()
+        with self._lock:
+            if now >= self._until:
+                self._turn(now)
+            window = self._now
+            window.sketch.add_all([max(value, 0.0) for value in seconds])
+            window.total += sum(seconds)
 
     def gather(self) -> tuple[list[tuple[int, float, Sketch]], float]:
         """Return errors, seconds in all and sketch of each window, and how many seconds they cover."""

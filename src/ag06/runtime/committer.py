@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from ag06.errors import StoreError
@@ -16,8 +16,8 @@ _LONGEST_WAIT = 5.0
 
 T = TypeVar("T")
 R = TypeVar("R")
-Settled = Callable[[Settlement, bool], None]
-"""Told for each settlement whether the store accepted it."""
+Settled = Callable[[Sequence[Settlement], Sequence[bool]], None]
+"""Told of each commit what was settled, and whether the store accepted it."""
 
 
 class Committer:
@@ -28,7 +28,7 @@ class Committer:
     """
 
     def __init__(self, step: str, subscription: Subscription, settled: Settled) -> None:
-        """Commit for `step` to `subscription`; call `settled` for each settlement once its fate is known."""
+        """Commit for `step` to `subscription`; call `settled` once it is known what became of a commit."""
         self._subscription = subscription
         self._settled = settled
         self._outage = Outage(f"commit of step {step}")
@@ -56,8 +56,7 @@ class Committer:
             left = _left_of(batch, accepted)
             if left:
                 await self._insist(self._subscription.release, left)
-            for settlement, kept in zip(batch, accepted, strict=True):
-                self._settled(settlement, kept)
+            self._settled(batch, accepted)
             if not self._queue:
                 self._arrived.clear()
                 self._idle.set()

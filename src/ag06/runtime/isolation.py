@@ -6,6 +6,9 @@ import contextvars
 from collections.abc import Awaitable, Generator
 from typing import Any
 
+from ag06.monitoring.log_context import carry_event
+from ag06.monitoring.tracing import TRACING
+
 
 class Isolation:
     """Runs the calls of one step, each as if in a context of its own.
@@ -22,7 +25,10 @@ class Isolation:
     async def run(self, call: Awaitable[object]) -> None:
         """Await `call`; what it sets is seen by nobody after it."""
         if self._needed:
-            await _InContext(call, self._clean.copy())
+            clean = self._clean.copy()
+            TRACING.carry(clean)
+            carry_event(clean)
+            await _InContext(call, clean)
             return
         before = contextvars.copy_context()
         try:

@@ -6,8 +6,9 @@ import logging
 import time
 
 from ag06.event import id_and_subject
-from ag06.persistence.log import Acknowledge, Bury, Postpone, Settlement
-from ag06.runtime.outcome import Listener, Outcome, OutcomeKind
+from ag06.persistence.log import Bury, Postpone, Settlement
+from ag06.runtime.observing import deliveries_of, kind_of
+from ag06.runtime.outcome import Listener, Outcome
 from ag06.runtime.step import Step
 from ag06.runtime.verdict import words_of
 
@@ -35,9 +36,8 @@ class Reporter:
         if call is None:
             return
         ids, started, seconds, error = call
-        deliveries = settlement.deliveries if isinstance(settlement, Acknowledge) else (settlement.delivery,)
-        kind = _kind(settlement, kept)
-        for index, delivery in enumerate(deliveries):
+        kind = kind_of(settlement, kept)
+        for index, delivery in enumerate(deliveries_of(settlement)):
             outcome = Outcome(
                 kind=kind,
                 step=self._step,
@@ -54,16 +54,6 @@ class Reporter:
                     listener(outcome)
                 except Exception:
                     _logger.exception("a listener failed on %s of step %s", outcome.kind, self._step)
-
-
-def _kind(settlement: Settlement, kept: bool) -> OutcomeKind:
-    if not kept:
-        return "fenced"
-    if isinstance(settlement, Acknowledge):
-        return "processed"
-    if isinstance(settlement, Bury):
-        return "dead"
-    return "retried" if settlement.attempts > settlement.delivery.attempts else "delayed"
 
 
 def log_postponed(step: Step, verdict: Postpone, event_id: str, error: BaseException) -> None:

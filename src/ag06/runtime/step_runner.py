@@ -6,12 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ag06.errors import AG06Error, CircuitOpen, StepFailed, StoreError
 from ag06.event import Event, decode_event
+from ag06.monitoring.tracing import TRACING
 from ag06.persistence.admission import Admission
 from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement, Subscription
 from ag06.persistence.outage import Outage
@@ -22,11 +23,15 @@ from ag06.runtime.context import Context
 from ag06.runtime.intake import Intake, Prefetch
 from ag06.runtime.invocation import invoke
 from ag06.runtime.isolation import Isolation
+from ag06.runtime.observing import StepObserver, deliveries_of
 from ag06.runtime.outcome import Listener
 from ag06.runtime.reporting import Reporter, log_dead_letter, log_postponed
 from ag06.runtime.step import Step
 from ag06.runtime.threads import CallThreads
 from ag06.runtime.verdict import bury, bury_killer, judge, killed_workers, wait_for_budget
+
+if TYPE_CHECKING:
+    from ag06.monitoring.spans import Span
 
 _logger = logging.getLogger("ag06.runtime")
 _FETCH_WAIT = 5.0
@@ -63,6 +68,7 @@ class StepRunner:
         self._slots = asyncio.Semaphore(step.concurrency)
         self._room = asyncio.Event()
         self._report = Reporter(step.name, shared.listeners)
+        self._observer = StepObserver(shared.workflow, step)
         self._committer = Committer(step.group, subscription, self._settled)
         self._stopping = False
         self._isolation = Isolation()
@@ -94,6 +100,11 @@ class StepRunner:
         await self._quietly(self.subscription.close(), deadline)
         if self._executor is not None:
             self._executor.shutdown()
+
+    @property
+    def in_flight(self) -> int:
+        """How many deliveries it holds: waiting for a call, in one, or to be settled."""
+        return self._held + self._held_suspects
 
     def abort(self) -> None:
         """End at once, without taking leave: the event loop is torn down."""
@@ -150,6 +161,7 @@ class StepRunner:
         self._held += len(deliveries) - len(suspects)
         if suspects:
             self._held_suspects += len(suspects)
+            self._observer.taken_over(len(suspects))
             self._suspects.put(suspects)
             self._intake.put(delivery for delivery in deliveries if not delivery.suspect)
         else:
@@ -158,6 +170,7 @@ class StepRunner:
     # Call
 
     async def _call_singly(self) -> None:
+        TRACING.shield()
         turn = 0
         while (delivery := await self._intake.get()) is not None:
             async with self._slots:
@@ -168,6 +181,7 @@ class StepRunner:
                 await asyncio.sleep(0)
 
     async def _call_suspects(self) -> None:
+        TRACING.shield()
         while (delivery := await self._suspects.get()) is not None:
             async with self._shared.alone:
                 self._suspect_settled.clear()
@@ -177,6 +191,7 @@ class StepRunner:
                 await self._suspect_settled.wait()
 
     async def _call_batches(self) -> None:
+        TRACING.shield()
         while (delivery := await self._intake.get()) is not None:
             # What failed before runs alone: no company is worth waiting for.
             batch = [delivery] if delivery.attempts else await self._gather(delivery)
@@ -211,19 +226,22 @@ class StepRunner:
     async def _try(self, delivery: Delivery, event: Event[Any], started: float, *, first: bool) -> bool:
         """Call the step for one admitted event; return whether it worked."""
         context = self._context([event], delivery)
-        failure = await self._attempt([event] if self.step.is_batch else event, context, first_attempts=int(first))
+        failure, span = await self._attempt([event], context, first_attempts=int(first))
         outputs = context.close()
         if failure is None:
-            self._settle(Acknowledge((delivery,), outputs), (event.id,), started)
+            self._settle(Acknowledge((delivery,), outputs), (event.id,), started, span=span)
             return True
-        self._fail(delivery, event, started, failure)
+        self._fail(delivery, event, started, failure, span)
         return False
 
-    def _fail(self, delivery: Delivery, event: Event[Any], started: float, failure: BaseException) -> None:
+    def _fail(
+        self, delivery: Delivery, event: Event[Any], started: float, failure: BaseException, span: Span | None = None
+    ) -> None:
         verdict = judge(delivery, failure, self.step.retry)
         if isinstance(verdict, Postpone):
-            log_postponed(self.step, verdict, event.id, failure)
-        self._settle(verdict, (event.id,), started, failure)
+            with self._observer.about(delivery):
+                log_postponed(self.step, verdict, event.id, failure)
+        self._settle(verdict, (event.id,), started, failure, span)
 
     async def _process_batch(self, deliveries: list[Delivery]) -> None:
         """Call the step for many deliveries; what failed before runs alone."""
@@ -245,11 +263,11 @@ class StepRunner:
             return
         arguments = [event for _, event in batch]
         context = self._context(arguments, batch[0][0])
-        failure = await self._attempt(arguments, context, first_attempts=len(batch))
+        failure, span = await self._attempt(arguments, context, first_attempts=len(batch))
         outputs = context.close()
         if failure is None:
             called = tuple(delivery for delivery, _ in batch)
-            self._settle(Acknowledge(called, outputs), tuple(event.id for event in arguments), started)
+            self._settle(Acknowledge(called, outputs), tuple(event.id for event in arguments), started, span=span)
         else:
             await self._try_each(batch, started, failure)
 
@@ -292,6 +310,7 @@ class StepRunner:
         try:
             return decode_event(delivery.body, delivery.recorded_ms, self.step.decode)
         except Exception as error:  # noqa: BLE001 - a data class of the user's may raise anything
+            self._observer.refused()
             self._settle(bury(delivery, error, "invalid", int(time.time() * 1000)), (), time.time(), error)
             return None
 
@@ -314,12 +333,25 @@ class StepRunner:
         attempt = delivery.attempts + 1
         return Context(self._shared.workflow, self.step.name, events, self._shared.admission, attempt, taken_over)
 
-    async def _attempt(self, argument: Any, context: Context, *, first_attempts: int) -> BaseException | None:
-        """Call the step and pay its `first_attempts` into the budget; return what a call raised."""
-        failure = await self._call(argument, context)
+    async def _attempt(
+        self, events: list[Event[Any]], context: Context, *, first_attempts: int
+    ) -> tuple[BaseException | None, Span | None]:
+        """Call the step and pay its `first_attempts` into the budget; return what it raised, and its span if any."""
+        if self.step.is_batch:
+            argument: Any = events
+            call = self._observer.begin_batch(events, context.attempt)
+        else:
+            argument = events[0]
+            call = self._observer.begin(argument, context.attempt)
+        try:
+            failure = await self._call(argument, context)
+        except BaseException:
+            self._observer.abandon(call)
+            raise
+        span = self._observer.end(call, failure, len(events))
         if first_attempts and not isinstance(failure, CircuitOpen):  # what was refused was no attempt
             self._shared.budget.deposit(first_attempts)
-        return failure
+        return failure, span
 
     async def _call(self, argument: Any, context: Context) -> BaseException | None:
         """Call the step; return what it raised, but let a cancellation of this worker through."""
@@ -343,29 +375,45 @@ class StepRunner:
     # Settle
 
     def _settle(
-        self, settlement: Settlement, ids: tuple[str, ...], started: float, error: BaseException | None = None
+        self,
+        settlement: Settlement,
+        ids: tuple[str, ...],
+        started: float,
+        error: BaseException | None = None,
+        span: Span | None = None,
     ) -> None:
         self._report.ended(settlement, ids, started, error)
+        if span is not None:
+            self._observer.trace(settlement, span)
         self._committer.put(settlement)
 
-    def _settled(self, settlement: Settlement, kept: bool) -> None:
-        deliveries = settlement.deliveries if isinstance(settlement, Acknowledge) else (settlement.delivery,)
-        count = len(deliveries)
-        suspects = sum(delivery.suspect for delivery in deliveries)
-        self._held -= count - suspects
-        if suspects:
-            self._held_suspects -= suspects
-            self._suspect_settled.set()
+    def _settled(self, settlements: Sequence[Settlement], accepted: Sequence[bool]) -> None:
+        self._observer.settled(settlements, accepted, time.time() * 1000)
+        count = 0
+        for settlement, kept in zip(settlements, accepted, strict=True):
+            deliveries = deliveries_of(settlement)
+            count += len(deliveries)
+            suspects = sum(delivery.suspect for delivery in deliveries)
+            if suspects:
+                self._held += suspects
+                self._held_suspects -= suspects
+                self._suspect_settled.set()
+            if not kept or isinstance(settlement, Bury):
+                self._say(settlement, kept)
+            self._report.settled(settlement, kept)
+        self._held -= count
         self._prefetch.settled(count, time.monotonic())
         self._room.set()
-        if not kept:
-            _logger.warning(
-                "step %s: another worker had taken an event over, this result was not kept (visibility timeout)",
-                self.step.group,
-            )
-        elif isinstance(settlement, Bury):
-            log_dead_letter(self.step, settlement)
-        self._report.settled(settlement, kept)
+
+    def _say(self, settlement: Settlement, kept: bool) -> None:
+        with self._observer.about(deliveries_of(settlement)[0]):
+            if kept and isinstance(settlement, Bury):
+                log_dead_letter(self.step, settlement)
+            else:
+                _logger.warning(
+                    "step %s: another worker had taken an event over, this result was not kept (visibility timeout)",
+                    self.step.group,
+                )
 
 
 def _left(deadline: float) -> float:
