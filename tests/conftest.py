@@ -13,6 +13,7 @@ from ag06.persistence.stores import open_log
 from servers import ValkeyServer
 
 os.environ.setdefault("AG06_JOURNAL", "off")  # tests of the journal name a directory; others see what a store says
+os.environ.setdefault("AG06_METRICS_STRICT", "1")  # a mistake of the project's own must fail its test
 os.environ.setdefault("AG06_HTTP_PORT", "0")  # workflows of tests run side by side
 
 ADAPTERS = ("memory", "sqlite", "redis")

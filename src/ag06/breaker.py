@@ -13,6 +13,7 @@ import logging
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
@@ -22,6 +23,7 @@ import msgspec
 
 from ag06.call_window import FAILED, SLOW, CountWindow, TimeWindow
 from ag06.errors import CircuitOpen, ConfigurationError
+from ag06.monitoring import instruments
 
 _logger = logging.getLogger("ag06.breaker")
 
@@ -32,6 +34,9 @@ Transition = Callable[[str | None, BreakerState, BreakerState], None]
 Exceptions = tuple[type[BaseException], ...] | type[BaseException]
 F = TypeVar("F", bound=Callable[..., Any])
 
+_CODES: dict[BreakerState, int] = {
+    "closed": 0, "half_open": 1, "open": 2, "forced_open": 3, "disabled": 4, "metrics_only": 5
+}  # fmt: skip
 _NOTHING = -1  # the outcome of a call that does not count
 _OVER = -1
 _LONGEST_WINDOW = 86_400.0  # one bucket a second
@@ -138,6 +143,15 @@ class CircuitBreaker:
         self._refused = 0
         self._hooks: list[Transition] = []
         self._entered: ContextVar[_Permit | None] = ContextVar("ag06_breaker", default=None)
+        with _known_lock:
+            _known.add(self)
+        self._show()
+
+    def take_name(self, name: str) -> None:
+        """Be called `name`, in messages and metrics, unless there is a name already."""
+        if self.name is None:
+            self.name = name
+            self._show()
 
     # State
 
@@ -200,7 +214,12 @@ class CircuitBreaker:
             self._open_until = self._clock() + self._open_seconds
         else:
             self._window = self._new_window()
+        self._show()
         return left
+
+    def _show(self) -> None:
+        if self.name is not None:
+            instruments.BREAKER_STATE.labels(self.name).set(_CODES[self._state])
 
     def _new_window(self) -> CountWindow | TimeWindow:
         return CountWindow(self._window_size) if self._window_seconds is None else TimeWindow(self._window_seconds)
@@ -234,6 +253,8 @@ class CircuitBreaker:
             wait = self._refusal(now)
             if wait is not None:
                 self._refused += 1
+                if self.name is not None:
+                    instruments.BREAKER_REFUSED.labels(self.name).inc()
             permit = [self._generation, now, None]
         if left is not None:
             self._tell(left, "half_open")
@@ -368,6 +389,17 @@ class CircuitBreaker:
 
     def __repr__(self) -> str:
         return f"CircuitBreaker(name={self.name!r}, state={self._state!r})"
+
+
+_known: weakref.WeakSet[CircuitBreaker] = weakref.WeakSet()
+_known_lock = threading.Lock()
+
+
+def known_breakers() -> list[CircuitBreaker]:
+    """Return the breakers of this process that have a name, by name."""
+    with _known_lock:
+        named = [breaker for breaker in _known if breaker.name is not None]
+    return sorted(named, key=lambda breaker: breaker.name or "")
 
 
 def _check(name: str | None, setting: str, value: object, holds: bool, accepted: str) -> None:

@@ -18,7 +18,8 @@ PREFIX = "ag06_workflow_"
 
 
 @pytest.fixture
-def metrics() -> MetricsFacade:
+def metrics(monkeypatch: pytest.MonkeyPatch) -> MetricsFacade:
+    monkeypatch.delenv("AG06_METRICS_STRICT", raising=False)
     return MetricsFacade(Registry())
 
 

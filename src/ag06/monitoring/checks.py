@@ -77,8 +77,9 @@ def register_built_in(
     stats: AskStats | None = None,
     report: AskReport | None = None,
     journal: AskJournal | None = None,
-) -> None:
-    """Register the checks whose subject is given.
+    suffix: str = "",
+) -> tuple[str, ...]:
+    """Register the checks whose subject is given; return their names.
 
     Args:
         health: where to.
@@ -87,19 +88,27 @@ def register_built_in(
         stats: asks the store. It is critical unless there is a `journal` that takes events while the store is away.
         report: the store's `durability_report`.
         journal: its state, or `None` while there is none.
+        suffix: of the names, where another workflow has the plain ones.
     """
+    names: list[str] = []
+
+    def register(name: str, check: Check, **settings: Any) -> None:
+        health.register(name + suffix, check, **settings)
+        names.append(name + suffix)
+
     if watch is not None:
-        health.register("event_loop", event_loop(watch), live=True, ttl=0)
+        register("event_loop", event_loop(watch), live=True, ttl=0)
     if paths:
-        health.register("disk", disk_space(paths))
+        register("disk", disk_space(paths))
     if stats is not None:
-        health.register("store", store(stats), critical=journal is None)
-        health.register("consumer_lag", consumer_lag(stats), critical=False, ttl=_STATS_TTL)
-        health.register("stuck_steps", StuckSteps(stats), critical=False, ttl=_STATS_TTL)
+        register("store", store(stats), critical=journal is None)
+        register("consumer_lag", consumer_lag(stats), critical=False, ttl=_STATS_TTL)
+        register("stuck_steps", StuckSteps(stats), critical=False, ttl=_STATS_TTL)
     if report is not None:
-        health.register("store_configuration", store_configuration(report), critical=False, ttl=_SETTINGS_TTL)
+        register("store_configuration", store_configuration(report), critical=False, ttl=_SETTINGS_TTL)
     if journal is not None:
-        health.register("journal", journal_backlog(journal), critical=False)
+        register("journal", journal_backlog(journal), critical=False)
+    return tuple(names)
 
 
 def event_loop(watch: LoopWatch, *, fail_seconds: float = 10.0, remembered: float = 60.0) -> Check:

@@ -156,7 +156,12 @@ async def spread(work: Generator[None, None, T], clock: Callable[[], float] = ti
 
 
 def snapshot(reading: Reading) -> dict[str, Any]:
-    """Return `{name: value}`, with the labels in the name as Prometheus writes them where there are any.
+    """Return `{name: value}` of a reading in one go."""
+    return finished(by_name(reading))
+
+
+def by_name(reading: Reading) -> Generator[None, None, dict[str, Any]]:
+    """Come to `{name: value}`, with the labels in the name as Prometheus writes them where there are any.
 
     A histogram's value is `{count, sum, mean, buckets: {upper bound: count so far}}`, a summary's `{count, sum, mean}`.
     """
@@ -166,6 +171,7 @@ def snapshot(reading: Reading) -> dict[str, Any]:
             pairs = zip(declaration.labels, sample.labels, strict=True)
             labels = ",".join(f'{label}="{_escape(value)}"' for label, value in pairs)
             result[declaration.name + (f"{{{labels}}}" if labels else "")] = _summed_up(declaration, sample)
+            yield
     return result
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ag06.monitoring import instruments
-from ag06.monitoring.exposition import Renderer, end, finished, negotiate, sliced, snapshot, spread
+from ag06.monitoring.exposition import Renderer, by_name, end, finished, negotiate, sliced, snapshot, spread
 from ag06.monitoring.foreign import Foreign
 from ag06.monitoring.merging import ProcessGroup, join_group
 from ag06.monitoring.metrics import Reading, Registry
@@ -113,6 +113,10 @@ class MetricsFacade:
         """Return `{full metric name: value or {count, sum, ...}}`; a name with labels has them in braces."""
         return snapshot(self._reading())
 
+    async def gather(self) -> dict[str, Any]:
+        """Return what `snapshot` does; making it never holds the event loop for long."""
+        return await spread(by_name(await self._gathered()))
+
     def exposition(self, accept: str = "") -> bytes:
         """Return all metrics as Prometheus text, or as OpenMetrics where the `Accept` header prefers that."""
         content_type = negotiate(accept)
@@ -125,15 +129,17 @@ class MetricsFacade:
         return content_type, self._parts(content_type)
 
     async def _parts(self, content_type: str) -> AsyncIterator[bytes]:
-        reading: Reading = self.registry.read()
-        if self._group is not None:
-            try:
-                reading = await spread(self._group.merge())
-            except OSError as error:
-                self._warn(error)
-        async for part in sliced(self._renderer.pieces(reading, content_type)):
+        async for part in sliced(self._renderer.pieces(await self._gathered(), content_type)):
             yield part
         yield await self._foreign.collect(content_type, self._taken()) + end(content_type)
+
+    async def _gathered(self) -> Reading:
+        if self._group is not None:
+            try:
+                return await spread(self._group.merge())
+            except OSError as error:
+                self._warn(error)
+        return self.registry.read()
 
     def _reading(self) -> Reading:
         if self._group is not None:

@@ -110,6 +110,11 @@ class Tracing:
         return self._sender is None or self._sender.force_flush(int(timeout * 1000))
 
     @property
+    def sends(self) -> bool:
+        """Whether spans go to a collector from here, so that `flush` may have to wait."""
+        return self._sender is not None
+
+    @property
     def dropped(self) -> int:
         """How many recorded spans no collector has got: their queue was full, or the collector away."""
         return 0 if self._sender is None else self._sender.dropped
@@ -128,7 +133,8 @@ class Tracing:
         """
         spans = self._spans
         if given is not None:
-            at = parse(given) if spans is not None and is_sampled(given) else None
+            # What is no text is refused by whoever stores the event.
+            at = parse(given) if spans is not None and isinstance(given, str) and is_sampled(given) else None
             return given, None if spans is None or at is None else spans.send(event_type, at, count, is_remote=True)
         if spans is None:
             bound = traceparent.current()

@@ -127,6 +127,11 @@ class EventStore:
         """Return how the journal of the running event loop stands; `None` where there is none. Asks no store."""
         return journal_state(await self.log()) if self.has_journal else None
 
+    @property
+    def journal_directory(self) -> str | None:
+        """Where events wait while the store is away; `None` where there is no journal."""
+        return self._settings.options.journal if self._settings is not None and self.has_journal else None
+
     def check(self) -> None:
         """Raise `ConfigurationError` if the URL names no store; nothing is opened."""
         if self._settings is not None:

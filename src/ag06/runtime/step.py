@@ -100,6 +100,8 @@ def declare_step(
         raise ConfigurationError(f"{where}: retry={retry!r}; use a Retry, such as Retry(attempts=3)")
     if breaker is not None and not isinstance(breaker, CircuitBreaker):
         raise ConfigurationError(f"{where}: breaker={breaker!r}; use a CircuitBreaker, such as CircuitBreaker('crm')")
+    if breaker is not None:
+        breaker.take_name(f"{workflow}.{step_name}")
     parameters = _positional_parameters(where, function)
     return Step(
         name=step_name,

@@ -79,6 +79,11 @@ class Worker:
         self._stopping = False
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    @property
+    def runners(self) -> Sequence[StepRunner]:
+        """What runs its steps."""
+        return self._runners
+
     def start(self) -> None:
         """Start fetching and calling."""
         _live[self.name] += 1

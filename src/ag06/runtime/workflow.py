@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import datetime as dt
 import logging
-import signal
+import os
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ag06.breaker import CircuitBreaker
 from ag06.content import MAX_DATA_BYTES, check_name
@@ -24,11 +24,19 @@ from ag06.persistence.outage import Outage
 from ag06.retry import Retry
 from ag06.runtime.dead_letters import DeadLetters
 from ag06.runtime.outcome import Listener
+from ag06.runtime.shutdown import shutdown_signals
 from ag06.runtime.step import Start, Step, caller_frame, check_brackets, declare_step
 from ag06.runtime.worker import Worker, claim_name
 
+if TYPE_CHECKING:
+    from ag06.runtime.monitor import Monitor
+
 _logger = logging.getLogger("ag06.runtime")
 _LONGEST_PAUSE = 5.0  # between looks for a store that is away at the start, in seconds
+Listen = tuple[str | None, int | str | None]
+"""Host and port of the server; what is `None` is as the settings say."""
+SUPERVISOR_VARIABLE = "AG06_SUPERVISOR"
+"""The process id of the supervisor that started this process."""
 _Ready = tuple[EventLog, str]  # the open log, and the name to work under
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -106,6 +114,7 @@ class Workflow:
         self.use_store(store)
         self._registered: weakref.WeakKeyDictionary[EventLog, int] = weakref.WeakKeyDictionary()
         self._worker: Worker | None = None
+        self._monitor: Monitor | None = None
         self._running = False
 
     def use_store(self, store: str | None) -> None:
@@ -291,18 +300,35 @@ class Workflow:
     # Run
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Workflow]:
-        """Run the steps inside the current event loop; leaving shuts down gracefully and closes the store."""
-        async with self._working(self._ready):
+    async def running(
+        self, *, http_port: int | str | None = None, http_host: str | None = None
+    ) -> AsyncIterator[Workflow]:
+        """Run the steps inside the current event loop; leaving shuts down gracefully and closes the store.
+
+        With an `http_port`, 0 for any that is free, health, metrics and status are served there; `http_url` tells
+        where. `http_host` is `$AG06_HTTP_HOST` unless given, else `127.0.0.1`.
+        """
+        async with self._working(self._ready, None if http_port is None else (http_host, http_port)):
             yield self
 
+    @property
+    def http_url(self) -> str | None:
+        """Where health, metrics and status are served while the workflow runs here; `None` where they are not."""
+        return None if self._monitor is None else self._monitor.url
+
     @contextlib.asynccontextmanager
-    async def _working(self, reach: Callable[[], Awaitable[_Ready | None]]) -> AsyncIterator[Worker | None]:
+    async def _working(
+        self, reach: Callable[[], Awaitable[_Ready | None]], listen: Listen | None
+    ) -> AsyncIterator[Worker | None]:
         """Run the steps on what `reach` finds; without them if it finds nothing."""
+        from ag06.runtime.monitor import Monitor  # publishers need none of it
+
         if self._running:
             raise ConfigurationError(f"workflow {self.name!r} runs already in this process")
         self._running = True
+        monitor = self._monitor = Monitor(self, listen)
         try:
+            await monitor.open()
             ready = await reach()
             if ready is None:
                 yield None
@@ -319,11 +345,15 @@ class Workflow:
                 keeper=self.events.keeper,
             )
             worker.start()
+            monitor.watch(worker, log)
             try:
                 yield worker
             finally:
+                monitor.stopping()
                 await worker.stop(self.grace)
         finally:
+            await monitor.close()
+            self._monitor = None
             self._worker, self._running = None, False
             await self.events.close()
 
@@ -363,20 +393,10 @@ class Workflow:
         """Run the steps until SIGTERM or SIGINT, then shut down gracefully; a second SIGINT ends at once."""
         if not self.steps:
             raise ConfigurationError(f"workflow {self.name!r} has no steps; declare one with @app.step(...)")
-        loop = asyncio.get_running_loop()
-        asked = asyncio.Event()
-        me = asyncio.current_task()
-
-        def on_signal(number: signal.Signals) -> None:
-            # SIGTERM may come twice, from a supervisor and from whoever stopped the supervisor: once is enough.
-            if number == signal.SIGINT and asked.is_set() and me is not None:
-                me.cancel()
-            asked.set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal, number)
-        try:
-            async with self._working(partial(self._reach_store, asked)) as worker:
+        with shutdown_signals() as asked:
+            # Under a supervisor that one listens, for all its workers.
+            listen = None if os.environ.get(SUPERVISOR_VARIABLE) else (None, None)
+            async with self._working(partial(self._reach_store, asked), listen) as worker:
                 if worker is None:
                     return
                 waiting = asyncio.create_task(asked.wait())
@@ -386,9 +406,6 @@ class Workflow:
                 _logger.info("workflow %s shuts down: what runs has %g s to finish", self.name, self.grace)
                 if worker.failure.done():
                     worker.failure.result()
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
 
     async def _reach_store(self, asked: asyncio.Event) -> _Ready | None:
         """Wait for a store that is away at the start; return nothing if a shutdown was `asked` for meanwhile."""
@@ -408,5 +425,12 @@ class Workflow:
         return None
 
     def run(self) -> None:
-        """Run the steps in this process until SIGTERM or SIGINT."""
+        """Run the steps in this process until SIGTERM or SIGINT; what is logged goes to standard output, as JSON.
+
+        Handlers that the program has given to the root logger stay as they are.
+        """
+        from ag06.monitoring.logs import configure_logging
+
+        if not logging.getLogger().handlers:
+            configure_logging()
         asyncio.run(self.serve())

@@ -1,0 +1,68 @@
+"""Everything that is known of a running workflow, as one object for `/status`."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ag06.breaker import CircuitBreaker, known_breakers
+from ag06.knob import Knob
+from ag06.monitoring import observability
+
+if TYPE_CHECKING:
+    from ag06.runtime.monitor import Monitor
+    from ag06.runtime.workflow import Workflow
+
+
+async def status_of(workflow: Workflow, monitor: Monitor, *, metrics: bool = True) -> dict[str, Any]:
+    """Return what there is to know, JSON-able; `metrics` are those of all processes of the workflow."""
+    report = await observability.health.check_health()
+    sampler = monitor.sampler
+    return {
+        "workflow": workflow.name,
+        "version": version("ag06"),
+        "store": workflow.events.url,
+        "worker": monitor.worker,
+        "since": monitor.began.isoformat(),
+        "status": report.status,
+        "components": msgspec.to_builtins(report.components),
+        "resources": None if sampler is None else msgspec.to_builtins(sampler.resources),
+        "steps": _steps(workflow, monitor),
+        "performance": {
+            step: msgspec.to_builtins(seen) for step, seen in observability.performance.snapshots().items()
+        },
+        "knobs": {name: knob_status(knob) for name, knob in workflow.knobs.items()},
+        "breakers": {breaker.name: breaker_status(breaker) for breaker in known_breakers()},
+        "experiments": {},
+        "metrics": await observability.metrics.gather() if metrics else {},
+    }
+
+
+def _steps(workflow: Workflow, monitor: Monitor) -> dict[str, Any]:
+    groups = {} if monitor.sampler is None else monitor.sampler.groups
+    found: dict[str, Any] = {}
+    for step in workflow.steps.values():
+        info = groups.get(step.group)
+        oldest = None if info is None or info.oldest_ms is None else round(time.time() - info.oldest_ms / 1000, 3)
+        found[step.group] = {
+            "type": step.type,
+            "concurrency": step.concurrency,
+            "backlog": None if info is None else info.backlog,
+            "in_flight": None if info is None else info.in_flight,
+            "dead_letters": None if info is None else info.dead_letters,
+            "oldest_age_seconds": oldest,
+        }
+    return found
+
+
+def knob_status(knob: Knob) -> dict[str, Any]:
+    """Return where a knob stands, and between what."""
+    return {"value": knob.value, "default": knob.default, "low": knob.low, "high": knob.high, "scale": knob.scale}
+
+
+def breaker_status(breaker: CircuitBreaker) -> dict[str, Any]:
+    """Return the state of a breaker and what its window holds."""
+    return {"state": breaker.state, **msgspec.structs.asdict(breaker.metrics)}
