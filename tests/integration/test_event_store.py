@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ag06 import Backpressure, ConfigurationError, Event, InvalidEvent, Priority
+from ag06.monitoring.traceparent import parse
 from ag06.persistence import EventPriority, EventStore, persistence
 from ag06.persistence.log import StepSpec
 from records import eventually
@@ -84,7 +85,9 @@ async def test_what_a_publisher_leaves_out_has_a_meaning(store: EventStore) -> N
     (event,) = await everything(store)
     assert (event.id, event.data, event.priority) == (event_id, None, Priority.NORMAL)
     assert event.correlation_id == event_id
-    assert (event.subject, event.causation_id, event.traceparent) == (None, None, None)
+    assert (event.subject, event.causation_id) == (None, None)
+    assert (trace := parse(event.traceparent)) is not None, "it begins a trace"
+    assert not trace.sampled
     assert before <= event.time <= dt.datetime.now(dt.UTC)
 
 

@@ -27,55 +27,26 @@ from flows import SECONDS
 
 EVENTS = 40
 
-# What the runtime does for each event, done by hand around the steps of two workflows.
 _PRELUDE = """
 import asyncio, os, sys, warnings
-import msgspec
 from ag06 import Event, Context, Workflow, Retry
 from ag06.monitoring.tracing import TRACING
-
-def traced(app, step):
-    open_spans = {}
-    app.on_outcome(lambda outcome: settle(outcome, open_spans))
-    def settle(outcome, spans):
-        if (span := spans.pop(outcome.event_id, None)) is not None:
-            kind = {"processed": "ack", "retried": "postpone", "dead": "bury"}[outcome.kind]
-            TRACING.settled(span, kind)
-    def around(function):
-        async def call(event: Event, ctx: Context):
-            TRACING.shield()
-            mark, error = TRACING.begin_process(event, f"{app.name}.{step}", ctx.attempt), None
-            try:
-                await function(event, ctx)
-            except Exception as raised:
-                error = raised
-                raise
-            finally:
-                if (span := TRACING.end_process(mark, error)) is not None:
-                    open_spans[event.id] = span
-        return call
-    return around
 """
 
 _FIRST = """
 app = Workflow("first", store=os.environ["AG06_STORE"])
 
 @app.step("a", retry=Retry(attempts=2, initial=0.01))
-@traced(app, "one")
-async def one(event, ctx):
+async def one(event: Event, ctx: Context):
     if event.data == 0 and ctx.attempt == 1:
         raise KeyError("not yet")
-    carried = TRACING.output("b", event, f"{event.id}/0")
-    await ctx.publish("b", event.data, cause=msgspec.structs.replace(event, traceparent=carried))
+    await ctx.publish("b", event.data)
 
 async def main():
     TRACING.start("first")
     async with app.running():
         for number in range(int(os.environ["EVENTS"])):
-            carried, span = TRACING.start_send("a")
-            event_id = await app.publish("a", "web", number, traceparent=carried)
-            if span is not None:
-                span.end(message_id=event_id, conversation_id=event_id)
+            await app.publish("a", "web", number)
         await app.drain()
     assert TRACING.flush(10) and not TRACING.dropped
 
@@ -87,8 +58,7 @@ app = Workflow("second", store=os.environ["AG06_STORE"])
 seen, done = set(), asyncio.Event()
 
 @app.step("b")
-@traced(app, "two")
-async def two(event, ctx):
+async def two(event: Event, ctx: Context):
     seen.add(event.data)
     if len(seen) == int(os.environ["EVENTS"]):
         done.set()

@@ -20,6 +20,8 @@ from . import clocks  # first: it replaces the clocks that ag06 finds
 from ag06 import StoreUnavailable, Workflow
 from ag06 import retry as ag06_retry
 from ag06.ids import IdSource
+from ag06.monitoring.traceparent import new_span_id
+from ag06.monitoring.tracing import TRACING
 from ag06.persistence import admission, event_store
 from ag06.persistence.journal.log import JournaledLog
 from ag06.persistence.log import EventLog, LogOptions
@@ -427,6 +429,8 @@ def _as_world(simulation: Simulation) -> Iterator[None]:
     ag06_worker.LeaseKeeper, admission.new_id = LeaseTimer, IdSource()
     random.seed(simulation.plan.seed)
     ag06_retry._RANDOM.seed(simulation.plan.seed)
+    TRACING.forget()
+    new_span_id.forget()
     clocks.use(simulation)
     try:
         with simulation.disk.in_use():

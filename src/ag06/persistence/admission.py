@@ -116,6 +116,7 @@ class Admission:
         *,
         priority: Priority | int | str | None = None,
         subject: str | None = None,
+        traceparent: str | None = None,
         time: dt.datetime | None = None,
         delay: float | None = None,
         at: dt.datetime | None = None,
@@ -133,9 +134,7 @@ class Admission:
             source=source,
             level=int(level),
             subject=subject,
-            body=_body(
-                id, event_type, source, encoded, moment, level, subject, correlation, parent.id, parent.traceparent
-            ),
+            body=_body(id, event_type, source, encoded, moment, level, subject, correlation, parent.id, traceparent),
             due_ms=0 if delay is None and at is None else self._due(delay, at),
         )
 

@@ -16,6 +16,7 @@ import msgspec
 from ag06.content import MAX_DATA_BYTES
 from ag06.errors import Backpressure, ConfigurationError, InvalidEvent, OutcomeUnknown
 from ag06.event import Event, Priority, to_millis
+from ag06.monitoring.tracing import TRACING
 from ag06.persistence.admission import Admission
 from ag06.persistence.archive.retention import (
     Retention,
@@ -31,6 +32,7 @@ from ag06.persistence.archive.tiers import read_tiers
 from ag06.persistence.journal.state import JournalState
 from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Record
 from ag06.persistence.loops import LogsByLoop
+from ag06.persistence.published import Published
 from ag06.persistence.stores import is_journaled, journal_state, masked, open_log
 from ag06.settings import check_count, check_seconds, resolve, seconds_of
 
@@ -67,6 +69,7 @@ class EventStore:
         self._logs: LogsByLoop | None = None
         self._replaced: list[LogsByLoop] = []
         self._keeper: RetentionKeeper | None = None
+        self._published = Published()
         if store is not None or settings:
             self.configure(store, **settings)
 
@@ -230,29 +233,40 @@ class EventStore:
         """
         if durability is not None:
             _check_durability(durability)
-        record = self._admission().admit(
-            event_type,
-            source,
-            data,
-            priority,
-            id=id,
-            subject=subject,
-            idempotency_key=idempotency_key,
-            correlation_id=correlation_id,
-            causation_id=causation_id,
-            traceparent=traceparent,
-            time=time,
-            dedup=dedup,
-            delay=delay,
-            at=at,
-        )
-        log = await self.log()
+        traceparent, span = TRACING.start_send(event_type, traceparent)
         try:
-            (outcome,) = await log.append((record,), durability=durability, max_backlog=self._max_backlog)
-        except OutcomeUnknown as error:
-            error.event_id = record.id
+            record = self._admission().admit(
+                event_type,
+                source,
+                data,
+                priority,
+                id=id,
+                subject=subject,
+                idempotency_key=idempotency_key,
+                correlation_id=correlation_id,
+                causation_id=causation_id,
+                traceparent=traceparent,
+                time=time,
+                dedup=dedup,
+                delay=delay,
+                at=at,
+            )
+            log = await self.log()
+            try:
+                (outcome,) = await log.append((record,), durability=durability, max_backlog=self._max_backlog)
+            except OutcomeUnknown as error:
+                error.event_id = record.id
+                raise
+            stored = record.id if outcome is _STORED else self._outcome(record, outcome)
+        except BaseException as error:
+            self._published.failed(event_type, error)
+            if span is not None:
+                span.end(error, message_id=id)
             raise
-        return record.id if outcome is _STORED else self._outcome(record, outcome)
+        self._published.one(record.type, outcome)
+        if span is not None:
+            span.end(message_id=stored, conversation_id=correlation_id or stored)
+        return stored
 
     async def persist_events(
         self, events: Iterable[Event[Any] | Mapping[str, Any]], *, durability: Durability | None = None
@@ -263,31 +277,52 @@ class EventStore:
         any is stored. Where the store refuses a member (`Backpressure`, or `InvalidEvent` for an id that is taken by
         other content), those it did not refuse are stored; the call may be repeated.
         """
-        pairs = await self._append(events, durability)
-        return [self._outcome(*pair, f"events[{index}].") for index, pair in enumerate(pairs)]
+        return [event_id for event_id, _ in await self._append(events, durability)]
 
     async def merge_events(self, events: Iterable[Event[Any] | Mapping[str, Any]]) -> int:
         """Store many events that have ids, as `persist_events` does; return how many were not there yet."""
-        pairs = await self._append(events, None)
-        for index, pair in enumerate(pairs):
-            self._outcome(*pair, f"events[{index}].")
-        return sum(outcome is _STORED for _, outcome in pairs)
+        return sum(outcome is _STORED for _, outcome in await self._append(events, None))
 
     async def _append(
         self, events: Iterable[Event[Any] | Mapping[str, Any]], durability: Durability | None
-    ) -> list[tuple[Record, Appended]]:
+    ) -> list[tuple[str | None, Appended]]:
         _check_durability(durability)
-        admission = self._admission()
-        records = [_admit_member(admission, index, member) for index, member in enumerate(events)]
-        if not records:
+        members = list(events)
+        if not members:
+            self._admission()
             return []
-        log = await self.log()
+        traceparent, span = TRACING.start_send(_common_type(members), count=len(members))
         try:
-            outcomes = await log.append(records, durability=durability, max_backlog=self._max_backlog)
-        except OutcomeUnknown as error:
-            error.event_id = records[0].id
+            told = await self._append_members(members, traceparent, durability)
+        except BaseException as error:
+            if span is not None:
+                span.end(error)
             raise
-        return list(zip(records, outcomes, strict=True))
+        if span is not None:
+            span.end()
+        return told
+
+    async def _append_members(
+        self, members: Sequence[Event[Any] | Mapping[str, Any]], traceparent: str, durability: Durability | None
+    ) -> list[tuple[str | None, Appended]]:
+        try:
+            admission = self._admission()
+            records = [_admit_member(admission, index, member, traceparent) for index, member in enumerate(members)]
+            log = await self.log()
+            try:
+                outcomes = await log.append(records, durability=durability, max_backlog=self._max_backlog)
+            except OutcomeUnknown as error:
+                error.event_id = records[0].id
+                raise
+        except BaseException as error:
+            for member in members:
+                self._published.failed(_type_of(member), error)
+            raise
+        self._published.many(records, outcomes)
+        return [
+            (self._outcome(record, outcome, f"events[{index}]."), outcome)
+            for index, (record, outcome) in enumerate(zip(records, outcomes, strict=True))
+        ]
 
     def _admission(self) -> Admission:
         if self._settings is None:
@@ -332,14 +367,23 @@ class EventStore:
             raise InvalidEvent("end", f"{end} lies before start {start}; the range is [start, end)")
         if limit is not None and limit <= 0:
             return
-        count = 0
-        async with contextlib.aclosing(read_tiers(await self.log(), selection, salvage=salvage)) as pages:
-            async for page in pages:
-                for _, event in page:
-                    yield event
-                    count += 1
-                    if count == limit:
-                        return
+        count, failure, span = 0, None, TRACING.again("replay")
+        try:
+            async with contextlib.aclosing(read_tiers(await self.log(), selection, salvage=salvage)) as pages:
+                async for page in pages:
+                    for _, event in page:
+                        if span is not None:
+                            span.link(event.traceparent)
+                        count += 1
+                        yield event
+                        if count == limit:
+                            return
+        except Exception as error:
+            failure = error
+            raise
+        finally:
+            if span is not None:
+                span.end(failure, count=count)
 
     async def replay_from(self, timestamp: Moment) -> list[Event[Any]]:
         """Return every event recorded at `timestamp` or later; for long ranges use `replay`, which streams."""
@@ -432,14 +476,29 @@ def _check_durability(level: object) -> None:
         raise ConfigurationError(f"durability={level!r}; use 'server', 'fsync' or 'replicated'")
 
 
-def _admit_member(admission: Admission, index: int, member: Event[Any] | Mapping[str, Any]) -> Record:
-    arguments: Mapping[str, Any]
+def _type_of(member: object) -> object:
+    if isinstance(member, Mapping):
+        return member.get("event_type")
+    return member.type if isinstance(member, Event) else None
+
+
+def _common_type(members: Sequence[object]) -> str | None:
+    """Return the type of all members, `None` where they differ."""
+    first = _type_of(members[0])
+    return first if isinstance(first, str) and all(_type_of(member) == first for member in members) else None
+
+
+def _admit_member(admission: Admission, index: int, member: Event[Any] | Mapping[str, Any], traceparent: str) -> Record:
+    """Return the record of a member; it carries `traceparent` unless it brings its own."""
+    arguments: dict[str, Any]
     if isinstance(member, Event):
         arguments = {field: getattr(member, field) for field in _EVENT_FIELDS} | {"event_type": member.type}
     elif isinstance(member, Mapping):
         arguments = {"data": None, **member}
     else:
         raise InvalidEvent(f"events[{index}]", f"must be an Event or a mapping, got {type(member).__name__}")
+    if arguments.get("traceparent") is None:
+        arguments["traceparent"] = traceparent
     try:
         return admission.admit(**arguments)
     except InvalidEvent as error:

@@ -9,6 +9,7 @@ from typing import Any
 from ag06.errors import StepFailed
 from ag06.event import Event, Priority, to_millis
 from ag06.ids import derived_id
+from ag06.monitoring.tracing import TRACING
 from ag06.persistence.admission import Admission
 from ag06.persistence.log import Record
 
@@ -95,6 +96,7 @@ class Context:
                 data,
                 priority=priority,
                 subject=subject,
+                traceparent=TRACING.output(event_type, parent, identity),
                 time=time,
                 delay=delay,
                 at=at,

@@ -10,9 +10,12 @@ import msgspec
 
 from ag06.errors import ConfigurationError
 from ag06.event import Event, decode_event, from_millis
+from ag06.monitoring.traceparent import is_sampled
+from ag06.monitoring.tracing import TRACING
 from ag06.persistence.log import EventLog, Reason, StoredDeadLetter
 
 _PAGE = 200
+_MOST_LINKS = 128  # as many as a span keeps
 _REASONS = get_args(Reason)
 
 
@@ -99,7 +102,12 @@ class DeadLetters:
         An event keeps its id and its correlation and has all its attempts again. Not counted: those whose step was
         removed from the store, or that somebody else took meanwhile.
         """
-        return await retry_keys(await self._log(), await self.keys(**filters))
+        keys: list[tuple[str, str]] = []
+        origins = _Origins()
+        async for letter in self.read(**filters):
+            keys.append((letter.step, letter.event.id))
+            origins.add(letter.event)
+        return await _retry(await self._log(), keys, origins)
 
     async def discard(self, **filters: Unpack[Filters]) -> int:
         """Delete those that the filters name now for good; the events stay in the log. Return how many."""
@@ -201,6 +209,35 @@ def _open(letter: StoredDeadLetter) -> DeadLetter:
     )
 
 
+class _Origins:
+    """What a trace says of the events that are delivered again: their type, if it is one, and their own traces."""
+
+    def __init__(self) -> None:
+        self.types: set[str] = set()
+        self.traces: list[str] = []
+
+    def add(self, event: Event[Any]) -> None:
+        self.types.add(event.type)
+        if is_sampled(event.traceparent) and event.traceparent is not None and len(self.traces) < _MOST_LINKS:
+            self.traces.append(event.traceparent)
+
+
+async def _retry(log: EventLog, keys: Sequence[tuple[str, str]], origins: _Origins) -> int:
+    """Deliver again, and record it as one operation, linked to the traces of the events."""
+    span = TRACING.again("retry", next(iter(origins.types)) if len(origins.types) == 1 else None)
+    if span is None:
+        return await retry_keys(log, keys)
+    for trace in origins.traces:
+        span.link(trace)
+    try:
+        count = await retry_keys(log, keys)
+    except BaseException as error:
+        span.end(error)
+        raise
+    span.end(count=count)
+    return count
+
+
 async def list_dead_letters(log: EventLog, step: str | None = None, limit: int = 1000) -> list[DeadLetter]:
     """Return up to `limit` dead letters of a step (`workflow.step`), or of all; oldest first."""
     return [_open(letter) for letter in await log.dead_letters(step, limit)]
@@ -208,7 +245,10 @@ async def list_dead_letters(log: EventLog, step: str | None = None, limit: int =
 
 async def retry_dead_letters(log: EventLog, letters: Sequence[DeadLetter]) -> int:
     """Deliver each again to the step that gave up on it, with all its attempts; return how many were found."""
-    return await retry_keys(log, [(letter.step, letter.event.id) for letter in letters])
+    origins = _Origins()
+    for letter in letters:
+        origins.add(letter.event)
+    return await _retry(log, [(letter.step, letter.event.id) for letter in letters], origins)
 
 
 async def discard_dead_letters(log: EventLog, letters: Sequence[DeadLetter]) -> int:

@@ -9,9 +9,12 @@ from ag06.errors import ConfigurationError
 from ag06.persistence.journal.file import Entry, JournalFile
 from ag06.persistence.journal.late import Candidate, candidate, find_late
 from ag06.persistence.log import Appended, EventLog, Record
+from ag06.persistence.published import count
 
 _logger = logging.getLogger("ag06.persistence.journal")
 
+_NEWS = (Appended.DUPLICATE, Appended.CLASH)
+"""What nobody has counted yet: an event counts as stored when a journal has taken it."""
 _JUDGED_AHEAD = 100_000
 """Records whose late duplicates are looked for in one turn over the log."""
 
@@ -41,8 +44,14 @@ class Draining:
         kept = [entry.record for entry in entries if entry.record.id not in self._late_ids]
         self.late += len(entries) - len(kept)
         self.found_late += len(entries) - len(kept)
-        await self.send(kept, synced=any(entry.synced for entry in entries))
+        outcomes = await self.send(kept, synced=any(entry.synced for entry in entries))
         await file.mark([entry.number for entry in entries])
+        for record, outcome in zip(kept, outcomes, strict=True):
+            if outcome in _NEWS:
+                count(record.type, outcome)
+        for entry in entries:
+            if entry.record.id in self._late_ids:
+                count(entry.record.type, Appended.DUPLICATE)
         return True
 
     async def send(self, records: Sequence[Record], *, synced: bool) -> list[Appended]:
