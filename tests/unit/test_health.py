@@ -429,3 +429,13 @@ async def test_an_answer_for_whoever_asks_tells_no_secret(health: HealthRegistry
     health.set_phase("mixer", "running")
     brief = health_json.render_brief(await health.readiness())
     assert msgspec.json.decode(brief) == {"status": "fail", "output": "failed: store"}
+
+
+async def test_what_a_check_says_is_shown_without_its_secrets(health: HealthRegistry) -> None:
+    health.register("crm", raises(ConnectionError("no answer from https://shop:hunter2secret@crm.example/api")))
+    health.register("mail", lambda: ("warn", "password=hunter2secret was refused"))
+    components = (await health.check_health()).components
+    for name in ("crm", "mail"):
+        shown = components[name]
+        assert "hunter2secret" not in f"{shown.error} {shown.detail} {shown.last_error}"
+    assert "crm.example" in str(components["crm"].error)

@@ -17,6 +17,8 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from ag06.monitoring.redaction import Redaction
+
 Status = Literal["pass", "warn", "fail"]
 STATUSES: tuple[str, ...] = get_args(Status)
 
@@ -25,6 +27,8 @@ Check = Callable[[], Any]
 
 LONGEST_TEXT = 500
 """Characters that are kept of what a check says."""
+
+_redaction = Redaction()  # what a check says may be an exception's words, and those an address with its password
 
 
 class HealthResult(msgspec.Struct, frozen=True):
@@ -139,14 +143,15 @@ class Probe:
         started = self._clock()
         result = await self._ask()
         ended, now, last = self._clock(), self._now(), self._last
-        error = None if result.status == "pass" else result.detail or f"the check said {result.status!r}"
+        detail = None if result.detail is None else _redaction.text(result.detail)
+        error = None if result.status == "pass" else detail or f"the check said {result.status!r}"
         self._last = Component(
             status=result.status,
             latency_ms=(ended - started) * 1000,
             error=error,
             since=last.since if last is not None and last.status == result.status else now,
             critical=self.critical,
-            detail=result.detail,
+            detail=detail,
             last_error=error or (None if last is None else last.last_error),
             checked=now,
             observed=result.observed,
