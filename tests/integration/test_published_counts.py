@@ -166,7 +166,7 @@ def test_more_types_than_labels_are_counted_all_the_same() -> None:
     published = Published()
     before = sum(sample.numbers[0] for sample in PUBLISHED.samples())
     for number in range(1_500):
-        published.one(f"many.{number}", Appended.STORED)
-        published.one(f"many.{number}", Appended.STORED)
+        published.stored[f"many.{number}"]()
+        published.stored[f"many.{number}"]()
     assert sum(sample.numbers[0] for sample in PUBLISHED.samples()) == before + 3_000
-    assert len(published._stored) == 1_000
+    assert len(published.stored) == 1_000

@@ -64,8 +64,12 @@ class Admission:
         dedup: bool = True,
         delay: float | None = None,
         at: dt.datetime | None = None,
+        trace: str | None = None,
     ) -> Record:
-        """Return the record of an event that a publisher wants stored; raise `InvalidEvent` if it breaks a limit."""
+        """Return the record of an event that a publisher wants stored; raise `InvalidEvent` if it breaks a limit.
+
+        It carries `trace`, which is made here and not looked at, unless its publisher gives a `traceparent`.
+        """
         event_type, source = check_name("type", event_type), check_name("source", source)
         subject = _optional("subject", subject)
         key = _optional("idempotency_key", idempotency_key)
@@ -88,7 +92,8 @@ class Admission:
             window_ms = window
         level = priority if type(priority) is Priority else check_priority(priority)
         correlation = _optional("correlation_id", correlation_id) or chosen
-        causation, trace = _optional("causation_id", causation_id), _optional("traceparent", traceparent)
+        causation = _optional("causation_id", causation_id)
+        trace = trace if traceparent is None else check_name("traceparent", traceparent)
         happened = moment or self._now()
         body = _body(chosen, event_type, source, encoded, happened, level, subject, correlation, causation, trace)
         if mark:

@@ -33,6 +33,7 @@ from ag06.persistence.journal.state import JournalState
 from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Record
 from ag06.persistence.loops import LogsByLoop
 from ag06.persistence.published import Published
+from ag06.persistence.published import count as count_published
 from ag06.persistence.stores import is_journaled, journal_state, masked, open_log
 from ag06.settings import check_count, check_seconds, resolve, seconds_of
 
@@ -233,7 +234,7 @@ class EventStore:
         """
         if durability is not None:
             _check_durability(durability)
-        traceparent, span = TRACING.start_send(event_type, traceparent)
+        trace, span = TRACING.start_send(event_type, traceparent)
         try:
             record = self._admission().admit(
                 event_type,
@@ -250,6 +251,7 @@ class EventStore:
                 dedup=dedup,
                 delay=delay,
                 at=at,
+                trace=trace,
             )
             log = await self.log()
             try:
@@ -263,7 +265,10 @@ class EventStore:
             if span is not None:
                 span.end(error, message_id=id)
             raise
-        self._published.one(record.type, outcome)
+        if outcome is _STORED:
+            self._published.stored[record.type]()
+        else:
+            count_published(record.type, outcome)
         if span is not None:
             span.end(message_id=stored, conversation_id=correlation_id or stored)
         return stored
@@ -291,9 +296,9 @@ class EventStore:
         if not members:
             self._admission()
             return []
-        traceparent, span = TRACING.start_send(_common_type(members), count=len(members))
+        trace, span = TRACING.start_send(_common_type(members), count=len(members))
         try:
-            told = await self._append_members(members, traceparent, durability)
+            told = await self._append_members(members, trace, durability)
         except BaseException as error:
             if span is not None:
                 span.end(error)
@@ -303,11 +308,11 @@ class EventStore:
         return told
 
     async def _append_members(
-        self, members: Sequence[Event[Any] | Mapping[str, Any]], traceparent: str, durability: Durability | None
+        self, members: Sequence[Event[Any] | Mapping[str, Any]], trace: str, durability: Durability | None
     ) -> list[tuple[str | None, Appended]]:
         try:
             admission = self._admission()
-            records = [_admit_member(admission, index, member, traceparent) for index, member in enumerate(members)]
+            records = [_admit_member(admission, index, member, trace) for index, member in enumerate(members)]
             log = await self.log()
             try:
                 outcomes = await log.append(records, durability=durability, max_backlog=self._max_backlog)
@@ -488,19 +493,16 @@ def _common_type(members: Sequence[object]) -> str | None:
     return first if isinstance(first, str) and all(_type_of(member) == first for member in members) else None
 
 
-def _admit_member(admission: Admission, index: int, member: Event[Any] | Mapping[str, Any], traceparent: str) -> Record:
-    """Return the record of a member; it carries `traceparent` unless it brings its own."""
-    arguments: dict[str, Any]
+def _admit_member(admission: Admission, index: int, member: Event[Any] | Mapping[str, Any], trace: str) -> Record:
+    arguments: Mapping[str, Any]
     if isinstance(member, Event):
         arguments = {field: getattr(member, field) for field in _EVENT_FIELDS} | {"event_type": member.type}
     elif isinstance(member, Mapping):
         arguments = {"data": None, **member}
     else:
         raise InvalidEvent(f"events[{index}]", f"must be an Event or a mapping, got {type(member).__name__}")
-    if arguments.get("traceparent") is None:
-        arguments["traceparent"] = traceparent
     try:
-        return admission.admit(**arguments)
+        return admission.admit(**arguments, trace=trace)
     except InvalidEvent as error:
         raise InvalidEvent(f"events[{index}].{error.field}", error.problem) from None
     except TypeError:
@@ -511,7 +513,7 @@ def _admit_member(admission: Admission, index: int, member: Event[Any] | Mapping
 
 def _misfit(arguments: Mapping[str, Any]) -> str | None:
     """Say which argument of a member `persist_event` does not take, or misses."""
-    accepted = [name for name in inspect.signature(Admission.admit).parameters if name != "self"]
+    accepted = [name for name in inspect.signature(Admission.admit).parameters if name not in ("self", "trace")]
     for name in arguments:
         if name not in accepted:
             return f"unknown argument {name!r}; use {', '.join(accepted)}"

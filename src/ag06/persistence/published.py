@@ -16,7 +16,6 @@ from ag06.monitoring.metrics import MOST_CHILDREN
 from ag06.monitoring.names import OTHER
 from ag06.persistence.log import Appended, Record
 
-_STORED = Appended.STORED
 _WORDS = {
     Appended.STORED: "stored",
     Appended.REPEATED: "repeated",
@@ -26,19 +25,26 @@ _WORDS = {
 }
 
 
+class _Stored(dict[str, Callable[[], None]]):
+    """What counts one stored event of a type; bound when it is first asked for."""
+
+    def __missing__(self, event_type: str) -> Callable[[], None]:
+        bound = PUBLISHED.labels(event_type, "stored").inc
+        if len(self) < MOST_CHILDREN:
+            self[event_type] = bound
+        return bound
+
+
 class Published:
-    """Counts for one publisher; any number of threads may use it."""
+    """Counts for one publisher; any number of threads may use it.
+
+    Attributes:
+        stored: by type, what to call for one event that is stored.
+    """
 
     def __init__(self) -> None:
         """Bind nothing yet."""
-        self._stored: dict[str, Callable[[float], None]] = {}
-
-    def one(self, event_type: str, outcome: Appended) -> None:
-        """Count an event that the log has answered to."""
-        if outcome is _STORED:
-            (self._stored.get(event_type) or self._bind(event_type))(1.0)
-        else:
-            count(event_type, outcome)
+        self.stored = _Stored()
 
     def many(self, records: Sequence[Record], outcomes: Sequence[Appended]) -> None:
         """Count events that the log has answered to together."""
@@ -54,12 +60,6 @@ class Published:
         except InvalidEvent:
             name = OTHER
         PUBLISHED.labels(name, "refused" if told else "unknown").inc()
-
-    def _bind(self, event_type: str) -> Callable[[float], None]:
-        bound = PUBLISHED.labels(event_type, "stored").inc
-        if len(self._stored) < MOST_CHILDREN:
-            self._stored[event_type] = bound
-        return bound
 
 
 def count(event_type: str, outcome: Appended, times: int = 1) -> None:
