@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import Token
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from ag06.errors import CircuitOpen
 from ag06.event import Event, decode_event
@@ -19,7 +19,7 @@ from ag06.monitoring import instruments
 from ag06.monitoring.log_context import Bound, bind_event, unbind_event
 from ag06.monitoring.tracing import TRACING, Mark
 from ag06.monitoring.tracker import performance
-from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement
+from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Reason, Settlement
 from ag06.runtime.outcome import OutcomeKind
 from ag06.runtime.step import Step
 
@@ -61,6 +61,8 @@ class StepObserver:
         self._duration = instruments.STEP_DURATION.labels(step.group)
         self._age = instruments.EVENT_AGE.labels(step.group)
         self._retries = instruments.RETRIES.labels(step.group)
+        # From 0 on: the rate of a series that appears with its first dead letter would not know of that one.
+        self._dead = {reason: instruments.DEAD_LETTERS.labels(step.group, reason) for reason in get_args(Reason)}
         self._takeovers = instruments.TAKEOVERS.labels(step.group)
         self._sizes = instruments.BATCH_SIZE.labels("step")
         self._performance = performance.series(step.group)
@@ -160,7 +162,7 @@ class StepObserver:
             self._retries.inc()
         elif kind == "dead" and isinstance(settlement, Bury):
             ages[settlement.delivery.recorded_ms] += 1
-            instruments.DEAD_LETTERS.labels(self._step.group, settlement.failure.reason).inc()
+            self._dead[settlement.failure.reason].inc()
 
     def _end_trace(self, settlement: Settlement, kept: bool, span: Span, now_ms: float) -> None:
         deliveries = deliveries_of(settlement)
