@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +18,6 @@ from ag06.cli.opening import refuse_memory
 from ag06.errors import ConfigurationError, StoreError
 
 if TYPE_CHECKING:
-    from ag06.runtime.supervisor import Supervisor
     from ag06.runtime.workflow import Workflow
 
 
@@ -105,14 +107,21 @@ async def _register(workflow: Workflow) -> None:
 
 async def _serve(workflow: Workflow) -> None:
     """Run the steps here; end when the supervisor that started this process is gone."""
-    supervisor = os.environ.get("AG06_SUPERVISOR")
-    watching = asyncio.create_task(_watch_parent(int(supervisor))) if supervisor else None
+    from ag06.monitoring.logs import context
+    from ag06.runtime.worker import worker_name
+
+    supervisor, name = os.environ.get("AG06_SUPERVISOR"), worker_name()
+    beside = [_watch_parent(int(supervisor)), _report_to_parent(workflow, name)] if supervisor else []
+    tasks = [asyncio.create_task(work) for work in beside]
+    named = context(worker=name) if supervisor else contextlib.nullcontext()
     try:
-        await workflow.serve()
+        with named:  # the lines of several workers are in one stream
+            await workflow.serve()
         _let_end()
     finally:
-        if watching is not None:
-            watching.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _let_end() -> None:
@@ -127,23 +136,48 @@ async def _watch_parent(pid: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _supervisor(target: str, workers: int, store: str | None, workflow: Workflow) -> Supervisor:
-    from ag06.runtime.supervisor import Supervisor
+async def _report_to_parent(workflow: Workflow, name: str) -> None:
+    from ag06.monitoring.instruments import DIRECTORY_VARIABLE
+    from ag06.runtime.worker_reports import write_reports
 
-    return Supervisor(target, workers, workflow.events, store=store, grace=workflow.grace)
+    directory = os.environ.get(DIRECTORY_VARIABLE)
+    if directory is not None:
+        await write_reports(Path(directory), name, partial(_report, workflow))
+
+
+async def _report(workflow: Workflow) -> dict[str, Any]:
+    """Return how the workflow is; while it opens that waits a little, so that its start is told soon."""
+    for _ in range(20):
+        found = await workflow.status(metrics=False)
+        if found.get("worker") is not None:
+            break
+        await asyncio.sleep(0.1)
+    return found
+
+
+def _on_signal(call: Callable[[], object]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, call)
 
 
 async def _supervised(target: str, workers: int, store: str | None, workflow: Workflow) -> int:
-    supervisor = _supervisor(target, workers, store, workflow)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, supervisor.stop)
-    try:
+    from ag06.runtime.fleet import Fleet
+    from ag06.runtime.supervisor import Supervisor
+
+    stopped = asyncio.Event()
+    _on_signal(stopped.set)  # what comes before there are workers to stop is not forgotten
+    async with Fleet(workflow) as fleet:
         await _register(workflow)
-    except BaseException:
-        await workflow.events.close()
-        raise
-    code = await supervisor.run()
+        environment = fleet.environment
+        supervisor = Supervisor(
+            target, workers, workflow.events, store=store, grace=workflow.grace, environment=environment
+        )
+        _on_signal(supervisor.stop)
+        if stopped.is_set():
+            return 0
+        fleet.watch(supervisor)
+        code = await supervisor.run()
     _let_end()
     return code
 
@@ -152,25 +186,24 @@ async def _reloading(target: str, workers: int, store: str | None, workflow: Wor
     """Run workers; when a file changes, stop them gracefully and start them with the new code."""
     from watchfiles import PythonFilter, awatch
 
-    loop = asyncio.get_running_loop()
+    from ag06.runtime.fleet import Fleet
+    from ag06.runtime.supervisor import Supervisor
+
     stopped = asyncio.Event()
-    supervisor = _supervisor(target, workers, store, workflow)
-
-    def stop() -> None:
-        stopped.set()
-        supervisor.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    changes = awatch(Path.cwd(), watch_filter=PythonFilter(), stop_event=stopped, raise_interrupt=False)
-    while not stopped.is_set():
-        running = asyncio.create_task(supervisor.run())
-        try:
-            files = await anext(changes)
-            _logger.info("%s changed, restarting", ", ".join(sorted({path for _, path in files})))
-        except StopAsyncIteration:
-            stopped.set()
-        supervisor.stop()
-        await running
-        supervisor = _supervisor(target, workers, store, workflow)
+    _on_signal(stopped.set)
+    async with Fleet(workflow) as fleet:
+        changes = awatch(Path.cwd(), watch_filter=PythonFilter(), stop_event=stopped, raise_interrupt=False)
+        while not stopped.is_set():
+            supervisor = Supervisor(
+                target, workers, workflow.events, store=store, grace=workflow.grace, environment=fleet.environment
+            )
+            fleet.watch(supervisor)
+            running = asyncio.create_task(supervisor.run())
+            try:
+                files = await anext(changes)
+                _logger.info("%s changed, restarting", ", ".join(sorted({path for _, path in files})))
+            except StopAsyncIteration:
+                stopped.set()
+            supervisor.stop()
+            await running
     _let_end()

@@ -52,7 +52,9 @@ EVENTS = REGISTRY.counter(
     "events", "Deliveries by what became of them: processed, retried, delayed, dead or fenced.", ("type", "outcome")
 )
 PUBLISHED = REGISTRY.counter(
-    "published", "Events handed in by what became of them: stored, duplicate or refused.", ("type", "outcome")
+    "published",
+    "Events handed in by what became of them: stored, repeated (their id is there), duplicate, refused or unknown.",
+    ("type", "outcome"),
 )
 STEP_DURATION = REGISTRY.histogram(
     "step_duration_seconds", "Time a step's function took for one call.", ("step",), exemplars=True
@@ -73,6 +75,9 @@ GROUP_OLDEST_AGE = REGISTRY.gauge(
 IN_FLIGHT = REGISTRY.gauge("in_flight", "Deliveries that workers hold for the step now.", ("step",))
 RETRIES = REGISTRY.counter("retries", "Attempts that will be made again.", ("step",))
 DEAD_LETTERS = REGISTRY.counter("dead_letters", "Events put among the dead letters, by reason.", ("step", "reason"))
+WORKER_RESTARTS = REGISTRY.counter(
+    "worker_restarts", "Worker processes that ended unasked; their supervisor starts others in their place."
+).labels()
 TAKEOVERS = REGISTRY.counter("takeovers", "Deliveries taken over from a worker that was gone or silent.", ("step",))
 DUPLICATES = REGISTRY.counter("duplicates", "Events that were refused as duplicates of one in the log.").labels()
 JOURNAL_EVENTS = REGISTRY.gauge("journal_events", "Events in local journals that wait for the store.").labels()

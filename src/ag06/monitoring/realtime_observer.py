@@ -13,7 +13,7 @@ from ag06.monitoring import instruments
 from ag06.monitoring.exposition import Renderer, by_name, end, finished, negotiate, sliced, snapshot, spread
 from ag06.monitoring.foreign import Foreign
 from ag06.monitoring.merging import ProcessGroup, join_group
-from ag06.monitoring.metrics import Reading, Registry
+from ag06.monitoring.metrics import Memory, Reading, Registry
 from ag06.monitoring.names import Kind
 
 if TYPE_CHECKING:
@@ -108,6 +108,11 @@ class MetricsFacade:
         """Count in `directory` from now on, together with the other processes there; what was counted comes along."""
         self.registry.move(join_group(directory), keep=True)
         self._group = ProcessGroup(directory)
+
+    def unshare(self) -> None:
+        """Count in memory from now on; what this process counted comes along, what others did stays behind."""
+        self.registry.move(Memory(), keep=True)
+        self._group = None
 
     def snapshot(self) -> dict[str, Any]:
         """Return `{full metric name: value or {count, sum, ...}}`; a name with labels has them in braces."""

@@ -8,9 +8,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
 from ag06.errors import ConfigurationError, StoreError
+from ag06.monitoring.instruments import WORKER_RESTARTS
 from ag06.persistence.event_store import EventStore
 
 _logger = logging.getLogger("ag06.runtime")
@@ -29,7 +31,15 @@ FLEET_VARIABLE = "AG06_FLEET"
 
 
 class WorkerProcess:
-    """One worker process, through all its restarts. `taken_over` counts deliveries that its deaths left behind."""
+    """One worker process, through all its restarts.
+
+    Attributes:
+        deaths: how often it ended unasked.
+        taken_over: deliveries that its deaths left behind, handed out to others.
+        name: what the process of now works under.
+        since: when that was started.
+        died: when the one before it ended, with `exit_code`.
+    """
 
     def __init__(self, index: int) -> None:
         """Number `index` of its supervisor."""
@@ -38,6 +48,14 @@ class WorkerProcess:
         self.taken_over = 0
         self.process: asyncio.subprocess.Process | None = None
         self.name = ""
+        self.since: datetime | None = None
+        self.died: datetime | None = None
+        self.exit_code = 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        return self.process is not None and self.process.returncode is None
 
     def fresh_name(self) -> str:
         """Return a name that no worker had before: what the last one held must not look like the next one's."""
@@ -56,11 +74,12 @@ class Supervisor:
         *,
         store: str | None = None,
         grace: float = 20.0,
+        environment: Mapping[str, str] | None = None,
         on_death: Callable[[WorkerProcess, int], None] | None = None,
     ) -> None:
         """`target` is `MODULE:APP`, `events` the store it runs on, `store` what workers take for their `--store`.
 
-        `grace` in seconds is the workers' own.
+        `grace` in seconds is the workers' own; `environment` is added to what they are started with.
 
         `on_death(worker, exit_code)` is told of each worker that ended unasked, after its deliveries were handed out.
         """
@@ -70,10 +89,20 @@ class Supervisor:
         self._store_url = store
         self._events = events
         self._grace = grace
+        self._environment = dict(environment or {})
         self._on_death = on_death
         self._stopping = asyncio.Event()
         self._began = 0.0
         self.workers = [WorkerProcess(index) for index in range(workers)]
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping.is_set()
+
+    async def stop_asked(self) -> None:
+        """Wait until `stop` is called."""
+        await self._stopping.wait()
 
     def stop(self) -> None:
         """Ask every worker to shut down gracefully; `run` returns when they have."""
@@ -111,6 +140,8 @@ class Supervisor:
             if self._stopping.is_set():
                 break
             worker.deaths += 1
+            worker.died, worker.exit_code = datetime.now(UTC), code
+            WORKER_RESTARTS.inc()
             lived = loop.time() - started
             count = await self._hand_out(worker)
             _logger.warning(
@@ -136,14 +167,19 @@ class Supervisor:
 
     async def _start(self, worker: WorkerProcess) -> None:
         command = [sys.executable, "-m", "ag06", "run", self._target]
-        environment = os.environ | {
-            "AG06_WORKER": worker.fresh_name(),
-            "AG06_SUPERVISOR": str(os.getpid()),
-            FLEET_VARIABLE: str(len(self.workers)),
-        }
+        environment = (
+            os.environ
+            | self._environment
+            | {
+                "AG06_WORKER": worker.fresh_name(),
+                "AG06_SUPERVISOR": str(os.getpid()),
+                FLEET_VARIABLE: str(len(self.workers)),
+            }
+        )
         if self._store_url is not None:
             environment[STORE_VARIABLE] = self._store_url
         worker.process = await asyncio.create_subprocess_exec(*command, env=environment)
+        worker.since = datetime.now(UTC)
 
     async def _wait(self, worker: WorkerProcess) -> int:
         process = worker.process

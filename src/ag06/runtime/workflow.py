@@ -316,6 +316,12 @@ class Workflow:
         """Where health, metrics and status are served while the workflow runs here; `None` where they are not."""
         return None if self._monitor is None else self._monitor.url
 
+    async def status(self, *, metrics: bool = True) -> dict[str, Any]:
+        """Return what `/status` tells of this workflow while it runs here, JSON-able; nothing while it does not."""
+        from ag06.runtime.status import status_of
+
+        return {} if self._monitor is None else await status_of(self, self._monitor, metrics=metrics)
+
     @contextlib.asynccontextmanager
     async def _working(
         self, reach: Callable[[], Awaitable[_Ready | None]], listen: Listen | None
