@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import socket
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from ag06.cli.demo_account import Account, Fed, draw_up
 from ag06.cli.demo_app import CLASSIFIED, COUNTED, RECEIVED
 from ag06.cli.demo_app import app as demo_app
 from ag06.persistence.log import Bury, Failure
-from commands import ag06
+from commands import ag06, started
 from servers import ValkeyServer
 
 QUICK = ("demo", "--rounds", 2, "--rate", 1000)
@@ -65,6 +69,23 @@ async def test_a_demo_shows_its_account_and_a_replay(tmp_path: Path) -> None:
     assert "Replay of the last minute: 1296 events" in ended.out
     assert "The account balances" in ended.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_demo_can_be_looked_at_while_it_runs_whoever_has_the_usual_port(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as around:
+        with contextlib.suppress(OSError):  # somebody has it
+            around.enter_context(socket.create_server(("127.0.0.1", 9090)))
+        running = around.enter_context(
+            started("demo", "--rounds", 2, "--rate", 300, cwd=tmp_path, env={"AG06_HTTP_PORT": ""})
+        )
+        url = running.line("while it runs: ").partition("/metrics")[0]
+        processed = 0.0
+        while not processed:
+            with urllib.request.urlopen(f"{url}/status", timeout=10) as answer:
+                status = json.loads(answer.read())
+            processed = status["metrics"]["ag06_workflow_events_processed_total"]
+        assert len(status["workers"]) == 2
+        assert running.end().code == 0
 
 
 @pytest.mark.parametrize(

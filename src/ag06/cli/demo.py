@@ -24,11 +24,11 @@ from rich.progress import Progress
 from ag06.cli.opening import check_shared
 from ag06.cli.output import print_json, print_table, progress, quiet_log, say
 from ag06.errors import OutcomeUnknown, StoreUnavailable
+from ag06.settings import resolve
 
 if TYPE_CHECKING:
-    from ag06 import Event
+    from ag06 import Event, Workflow
     from ag06.cli.demo_account import Account, Fed
-    from ag06.persistence import EventStore
     from ag06.runtime.supervisor import Supervisor, WorkerProcess
 
 _WORKERS = 2
@@ -79,7 +79,7 @@ async def _demo(url: str, rounds: int, rate: float) -> tuple[Account, list[Event
     )
     started = time.time()
     deaths: asyncio.Queue[WorkerProcess] = asyncio.Queue()
-    async with _workers(url, app.events, deaths) as supervisor:
+    async with _workers(url, app, deaths) as supervisor:
         with progress() as display:
             fed = await _feed(deliveries, rate, display, supervisor, deaths)
             display.add_task("finishing", total=None)
@@ -137,23 +137,31 @@ def _with_repetitions(deliveries: Sequence[dict[str, Any]], rng: random.Random) 
 
 
 @asynccontextmanager
-async def _workers(url: str, events: EventStore, deaths: asyncio.Queue[WorkerProcess]) -> AsyncIterator[Supervisor]:
+async def _workers(url: str, workflow: Workflow, deaths: asyncio.Queue[WorkerProcess]) -> AsyncIterator[Supervisor]:
+    from ag06.runtime.fleet import Fleet
     from ag06.runtime.supervisor import Supervisor
 
-    supervisor = Supervisor(
-        "ag06.cli.demo_app:app",
-        _WORKERS,
-        events,
-        store=url,
-        grace=10.0,
-        on_death=lambda worker, _: deaths.put_nowait(worker),
-    )
-    running = asyncio.create_task(supervisor.run())
-    try:
-        yield supervisor
-    finally:
-        supervisor.stop()
-        await running
+    # Another workflow may have the usual port.
+    port = "0" if resolve("http_port").origin == "default" else None
+    async with Fleet(workflow, http_port=port) as fleet:
+        supervisor = Supervisor(
+            "ag06.cli.demo_app:app",
+            _WORKERS,
+            workflow.events,
+            store=url,
+            grace=10.0,
+            environment=fleet.environment,
+            on_death=lambda worker, _: deaths.put_nowait(worker),
+        )
+        fleet.watch(supervisor)
+        if fleet.url is not None:
+            say(f"while it runs: {fleet.url}/metrics, /health and /status")
+        running = asyncio.create_task(supervisor.run())
+        try:
+            yield supervisor
+        finally:
+            supervisor.stop()
+            await running
 
 
 async def _feed(

@@ -98,7 +98,7 @@ async def _process(bench: Bench, script: str, *arguments: str) -> AsyncIterator[
         script,
         *arguments,
         stdout=asyncio.subprocess.PIPE,
-        env=os.environ | {"AG06_STORE": bench.url},
+        env=os.environ | {"AG06_STORE": bench.url, "AG06_HTTP_PORT": "off"},
     )
     try:
         yield process
