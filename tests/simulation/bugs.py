@@ -111,11 +111,11 @@ BUGS = {
     ),
     "drained-before-the-store-has-it": Bug(
         "ag06.persistence.journal.draining",
-        """        await self.send(kept, synced=any(entry.synced for entry in entries))
+        """        outcomes = await self.send(kept, synced=any(entry.synced for entry in entries))
         await file.mark([entry.number for entry in entries])
 """,
         """        await file.mark([entry.number for entry in entries])
-        await self.send(kept, synced=any(entry.synced for entry in entries))
+        outcomes = await self.send(kept, synced=any(entry.synced for entry in entries))
 """,
     ),
     "straight-before-the-journal-is-empty": Bug(

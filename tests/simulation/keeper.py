@@ -1,4 +1,4 @@
-"""What stands for the thread that renews leases: a timer of the loop, in the process of its worker."""
+"""What stands for the threads of a worker: of that which renews leases a timer of the loop, in its process."""
 
 from __future__ import annotations
 
@@ -38,3 +38,19 @@ class LeaseTimer:
 
     def join(self, timeout: float) -> None:
         """There is no thread to wait for."""
+
+
+class NoWatch:
+    """Stands for `LoopWatch`: a loop of virtual time is never late."""
+
+    def __init__(self, on_lag: object) -> None:
+        """Watch nothing."""
+
+    def start(self) -> None:
+        """There is nothing to start."""
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
+
+    last_stall = None
+    lag = 0.0

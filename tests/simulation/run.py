@@ -25,12 +25,13 @@ from ag06.monitoring.tracing import TRACING
 from ag06.persistence import admission, event_store
 from ag06.persistence.journal.log import JournaledLog
 from ag06.persistence.log import EventLog, LogOptions
+from ag06.runtime import monitor as ag06_monitor
 from ag06.runtime import worker as ag06_worker
 
 from .account import Account
 from .disk import Disk
 from .flow import World, workflow
-from .keeper import LeaseTimer
+from .keeper import LeaseTimer, NoWatch
 from .ledger import Publisher, Said, orders
 from .loop import VirtualLoop
 from .plan import Plan, plan_of
@@ -425,6 +426,8 @@ def _as_world(simulation: Simulation) -> Iterator[None]:
         return process.name
 
     before = event_store.open_log, ag06_worker.worker_name, ag06_worker.LeaseKeeper, admission.new_id
+    watch = ag06_monitor.LoopWatch
+    ag06_monitor.LoopWatch = NoWatch  # type: ignore[assignment,misc]
     event_store.open_log, ag06_worker.worker_name = connect, name
     ag06_worker.LeaseKeeper, admission.new_id = LeaseTimer, IdSource()
     random.seed(simulation.plan.seed)
@@ -438,10 +441,12 @@ def _as_world(simulation: Simulation) -> Iterator[None]:
     finally:
         clocks.use(None)
         event_store.open_log, ag06_worker.worker_name, ag06_worker.LeaseKeeper, admission.new_id = before
+        ag06_monitor.LoopWatch = watch  # type: ignore[misc]
 
 
 def simulate(seed: int, tell: Callable[[str], None] | None = None) -> Outcome:
     """Run the simulation of a seed."""
+    gc.freeze()  # what was there before is not looked through after each seed
     gc.disable()  # when objects die must not depend on what ran before
     sys.unraisablehook = lambda _: None  # coroutines of dead processes end somewhere in the middle
     with warnings.catch_warnings():
@@ -450,5 +455,6 @@ def simulate(seed: int, tell: Callable[[str], None] | None = None) -> Outcome:
             return Simulation(plan_of(seed), tell).outcome()
         finally:
             gc.collect()
+            gc.unfreeze()
             gc.enable()
             sys.unraisablehook = sys.__unraisablehook__
