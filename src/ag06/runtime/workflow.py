@@ -17,6 +17,7 @@ from ag06.content import MAX_DATA_BYTES, check_name
 from ag06.errors import ConfigurationError, InvalidEvent, StoreUnavailable
 from ag06.event import Priority
 from ag06.knob import Knob
+from ag06.monitoring.tracing import TRACING
 from ag06.persistence.archive import Retention
 from ag06.persistence.event_store import EventStore
 from ag06.persistence.log import Durability, EventLog
@@ -293,6 +294,7 @@ class Workflow:
         """Return the open log, with the steps known to it: what is published before a worker runs is kept for them."""
         log = await self.events.log()
         if self._registered.get(log) != len(self.steps):
+            TRACING.start(self.name)  # here too: whoever publishes first decides whether a trace is recorded
             await log.register(self.name, [step.spec for step in self.steps.values()])
             self._registered[log] = len(self.steps)
         return log
