@@ -1,0 +1,144 @@
+"""Search with a surrogate: the most promising configuration that is not likely to cost much.
+
+An upper confidence bound (Srinivas et al. 2010) within a set that is safe by a lower one (Sui et al. 2015) and within a
+trust region that moves with the best (Eriksson et al. 2019), refined by gradient ascent on the surrogate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from ag06.ml.ascent import climb
+from ag06.ml.search import Window
+from ag06.ml.space import Position, Space
+from ag06.ml.surrogate import Array, Surrogate
+
+CURIOSITY = 1.5
+"""Deviations above the mean at which a configuration is valued: more explores more."""
+CAUTION = 0.8
+"""Deviations below the mean at which a configuration must still be safe."""
+LOSS = math.log(0.9)
+"""What is not proposed: more than 10% below the default."""
+CONFIDENCE = 1.5
+"""Deviations by which the best must lie above the default."""
+RADIUS = 0.25
+"""Half a side of the trust region; single draws reach from a third of it to twice as far."""
+REACHES = (0.3, 1.0, 1.0, 2.0)
+CANDIDATES = 200
+DEFAULT_EVERY, BEST_EVERY = 8, 7
+"""Every so many windows the default, or the best, runs again as a control of the load."""
+FIRST_STEP = 0.05
+ASCENT_STEPS, ASCENT_STEP, SLOPE_WIDTH = 8, 0.03, 0.01
+BREAKS = (8, 16)
+"""How many of the last windows are looked at for a change of regime."""
+BREAK_EVIDENCE = 8.0
+"""Log Bayes factor at which a change is believed: 3,000 to 1."""
+LEAST_BEFORE_BREAK = 12
+
+
+class GaussianSearch:
+    """A `Search` with a Gaussian process."""
+
+    def __init__(self, space: Space) -> None:
+        """Begin at the default."""
+        self._space = space
+        self.best: Position = space.default
+        self._surrogate = Surrogate(len(space.features(space.default)))
+
+    def learn(self, windows: Sequence[Window]) -> int:
+        """See `Search.learn`."""
+        self._fit(windows, climb=True)
+        self._judge(windows)
+        return self._changed(windows)
+
+    def reset(self, windows: Sequence[Window]) -> None:
+        """See `Search.reset`: what is known of lengths and deviations stays, what is known of the surface goes."""
+        self.best = self._space.default
+        self._fit(windows, climb=False)
+
+    def ask(self, windows: Sequence[Window], random: Random) -> Position:
+        """See `Search.ask`."""
+        count = len(windows)
+        if count < 2 or count % DEFAULT_EVERY == 0:
+            return self._space.default
+        if count % BEST_EVERY == 0:
+            return self.best
+        return self._promising(windows, random)
+
+    def move_to(self, space: Space) -> None:
+        """See `Search.move_to`."""
+        self._space = space
+        self.best = space.snap(self.best)
+
+    def state(self) -> dict[str, Any]:
+        """See `Search.state`."""
+        return {"best": list(self.best), "logs": list(self._surrogate.logs)}
+
+    def restore(self, state: dict[str, Any], windows: Sequence[Window]) -> None:
+        """See `Search.restore`."""
+        self.best = tuple(state["best"])
+        self._surrogate = Surrogate(len(self._space.features(self.best)), state["logs"])
+        if windows:
+            self._fit(windows, climb=False)
+
+    def _fit(self, windows: Sequence[Window], *, climb: bool) -> None:
+        self._surrogate.fit(*self._arrays(windows), climb=climb)
+
+    def _arrays(self, windows: Sequence[Window]) -> tuple[Array, Array, Array]:
+        features = np.array([self._space.features(window.position) for window in windows])
+        times = np.array([float(window.number) for window in windows])
+        return features, times, np.array([window.score for window in windows])
+
+    def _judge(self, windows: Sequence[Window]) -> None:
+        """Make the best what has the highest lower bound over the default, of what has run; else the default."""
+        seen = self._runnable(windows)
+        mean, deviation = self._over_default(seen)
+        lower = mean - CONFIDENCE * deviation
+        top = int(np.argmax(lower))
+        self.best = seen[top] if lower[top] > 0 else self._space.default
+
+    def _runnable(self, windows: Sequence[Window]) -> list[Position]:
+        """Return the positions that ran and that the pins allow, each once."""
+        seen = dict.fromkeys(window.position for window in windows)
+        return [self._space.default, *(at for at in seen if at == self._space.snap(at))]
+
+    def _changed(self, windows: Sequence[Window]) -> int:
+        for last in BREAKS:
+            if len(windows) < last + LEAST_BEFORE_BREAK:
+                continue
+            if self._surrogate.break_before(*self._arrays(windows), last) > BREAK_EVIDENCE:
+                return last
+        return 0
+
+    def _promising(self, windows: Sequence[Window], random: Random) -> Position:
+        drawn = dict.fromkeys(self._runnable(windows))
+        for _ in range(CANDIDATES):
+            reach = RADIUS * random.choice(REACHES)
+            moved = [at + reach * random.uniform(-1, 1) if random.random() < 0.7 else at for at in self.best]
+            drawn[self._space.snap(moved)] = None
+        candidates = list(drawn)
+        start = candidates[int(np.argmax(self._worth(candidates)))]
+        path = [self._space.snap(at) for at in climb(start, self._slope, ASCENT_STEPS, ASCENT_STEP)]
+        return path[int(np.argmax(self._worth(path)))]
+
+    def _slope(self, at: Position) -> list[float]:
+        """Return the central differences of the worth."""
+        steps = np.eye(len(at)) * SLOPE_WIDTH
+        places = [tuple(at + side * step) for step in steps for side in (1, -1)]
+        worth = self._worth(places)
+        return [float(slope) for slope in worth[::2] - worth[1::2]]
+
+    def _worth(self, positions: Sequence[Position]) -> Array:
+        """Return the upper bound over the default; what is not safe is worth less than all that is."""
+        mean, deviation = self._over_default(positions)
+        missing = np.minimum(mean - CAUTION * deviation - LOSS, 0.0)
+        return np.where(missing < 0, 10 * missing - 10, mean + CURIOSITY * deviation)
+
+    def _over_default(self, positions: Sequence[Position]) -> tuple[Array, Array]:
+        features = np.array([self._space.features(at) for at in positions])
+        return self._surrogate.contrast(features, np.array(self._space.features(self._space.default)))

@@ -1,0 +1,201 @@
+"""Proposes configurations window by window, learns from their scores, and says which one it would run now."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any
+
+import msgspec
+
+from ag06.errors import ConfigurationError, InvalidMetric
+from ag06.knob import Knob
+from ag06.ml.scores import SCALES, Scale, levelled
+from ag06.ml.search import Search, Window
+from ag06.ml.space import Config, Position, Space
+from ag06.ml.spsa import SpsaSearch
+
+REMEMBERED = 150
+"""The windows that count; older ones are forgotten, which bounds the time and the memory of a step."""
+_VERSION = 1
+
+
+class _Told(msgspec.Struct, frozen=True):
+    number: int
+    position: Position
+    score: float
+    asked: bool
+
+
+class Tuner:
+    """Moves knobs towards better scores with care: most windows run what is about as good as the default or better.
+
+    A Gaussian process over configuration and time (`ag06.ml.gaussian_search`) where scikit-learn is installed, else
+    simultaneous perturbation (`ag06.ml.spsa`, Spall 1992). Scores may be noisy and may drift with the load: the default
+    and the best run again now and then as controls. A change of regime is noticed, and it begins to explore again.
+
+    Not for several threads at once. `ask` and `tell` take some milliseconds each.
+
+    Args:
+        knobs: what may be moved.
+        seed: what is drawn follows from it and from what was told.
+        pinned: the values of knobs that must not move, by name.
+        scale: what a difference of scores means, see `ag06.ml.scores.levelled`.
+        surrogate: whether to use scikit-learn; `None`: where it is installed.
+    """
+
+    def __init__(
+        self,
+        knobs: Sequence[Knob],
+        seed: int = 0,
+        *,
+        pinned: Mapping[str, Any] | None = None,
+        scale: Scale = "auto",
+        surrogate: bool | None = None,
+    ) -> None:
+        """Begin with the defaults; raises `ConfigurationError` for what makes no sense."""
+        if scale not in SCALES:
+            raise ConfigurationError(f"tuner: scale={scale!r}; use one of {', '.join(SCALES)}")
+        self._space = Space(knobs, pinned or {})
+        self._seed = seed
+        self._scale: Scale = scale
+        self._told: list[_Told] = []
+        self._count = 0
+        self._asked: Config | None = None
+        self._search = _search(self._space, surrogate)
+        self.rejected = 0
+        """How many scores were refused, because they were no finite numbers."""
+        self.regimes = 1
+        """How many regimes there were; each begins to explore again."""
+
+    @property
+    def windows(self) -> int:
+        """How many windows were told."""
+        return self._count
+
+    @property
+    def best(self) -> Config:
+        """The configuration it would run now; the defaults until something beat them by more than chance."""
+        return self._space.decode(self._search.best)
+
+    def ask(self) -> Config:
+        """Return what to run in the next window; asked again before `tell`, the same."""
+        if self._asked is None:
+            random = Random(f"{self._seed}:{self._count}:{self.rejected}")  # noqa: S311 - nothing secret is drawn
+            self._asked = self._space.decode(self._search.ask(self._windows(), random))
+        return dict(self._asked)
+
+    def tell(self, config: Mapping[str, Any], score: float) -> None:
+        """Take what a window of `config` scored, higher is better; it need not be what was asked.
+
+        Raises `ConfigurationError` for a knob that is unknown, missing or out of bounds, and `InvalidMetric` for a
+        score that is no finite number (no traffic, say): nothing is learned then, and the next window runs the best.
+        """
+        checked = self._space.check(config)
+        if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+            self.rejected += 1
+            self._asked = self.best
+            raise InvalidMetric("score", f"{score!r} is no finite number; tell only windows that measured something")
+        if self._scale == "ratio" and score < 0:
+            raise InvalidMetric("score", f"{score!r} is below 0; use scale='difference' for such scores")
+        asked = checked == self._asked
+        self._told.append(_Told(self._count, self._space.encode(checked), float(score), asked))
+        self._told = self._told[-REMEMBERED:]
+        self._count += 1
+        self._asked = None
+        contradicting = self._search.learn(self._windows())
+        if contradicting:
+            self._told = self._told[-contradicting:]
+            self.regimes += 1
+            self._search.reset(self._windows())
+
+    def pin(self, name: str, value: Any) -> None:
+        """Hold a knob at `value` from the next window on."""
+        self._pins(self._space.pinned | {name: value})
+
+    def unpin(self, name: str) -> None:
+        """Let a knob move again; one that was not pinned is left as it is."""
+        self._pins({pinned: value for pinned, value in self._space.pinned.items() if pinned != name})
+
+    def _pins(self, pinned: Mapping[str, Any]) -> None:
+        self._space = Space(list(self._space.knobs.values()), pinned)
+        self._search.move_to(self._space)
+        self._asked = None
+
+    def state(self) -> dict[str, Any]:
+        """Return all that was learned as plain JSON, for `Tuner.restore`."""
+        return {
+            "version": _VERSION,
+            "knobs": [_described(knob) for knob in self._space.knobs.values()],
+            "seed": self._seed,
+            "pinned": dict(self._space.pinned),
+            "scale": self._scale,
+            "windows": [[one.number, list(one.position), one.score, one.asked] for one in self._told],
+            "count": self._count,
+            "asked": self._asked,
+            "rejected": self.rejected,
+            "regimes": self.regimes,
+            "search": {"kind": type(self._search).__name__, **self._search.state()},
+        }
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any]) -> Tuner:
+        """Return a tuner that goes on where the one that gave `state` was: it asks the same.
+
+        Where scikit-learn is there only before or only after, the windows are kept and the search begins again.
+        """
+        if state.get("version") != _VERSION:
+            raise ConfigurationError(f"state of version {state.get('version')!r}; this release reads {_VERSION}")
+        kind = state["search"]["kind"]
+        tuner = cls(
+            [Knob(**knob) for knob in state["knobs"]],
+            state["seed"],
+            pinned=state["pinned"],
+            scale=state["scale"],
+            surrogate=None if kind == "GaussianSearch" else False,
+        )
+        tuner._told = [
+            _Told(number, tuple(position), score, asked) for number, position, score, asked in state["windows"]
+        ]
+        tuner._count, tuner.rejected, tuner.regimes = state["count"], state["rejected"], state["regimes"]
+        tuner._asked = None if state["asked"] is None else dict(state["asked"])
+        if type(tuner._search).__name__ == kind:
+            tuner._search.restore(state["search"], tuner._windows())
+        return tuner
+
+    def _windows(self) -> list[Window]:
+        if not self._told:
+            return []
+        scores = levelled([one.score for one in self._told], self._scale)
+        return [
+            Window(one.number, one.position, score, one.asked) for one, score in zip(self._told, scores, strict=True)
+        ]
+
+
+def _search(space: Space, surrogate: bool | None) -> Search:
+    if surrogate is None:
+        surrogate = importlib.util.find_spec("sklearn") is not None
+    if not surrogate:
+        return SpsaSearch(space)
+    try:
+        from ag06.ml.gaussian_search import GaussianSearch
+    except ImportError as error:
+        raise ConfigurationError(
+            f"tuner: scikit-learn cannot be imported ({error}); pip install 'ag06[ml]', or use surrogate=False"
+        ) from error
+    return GaussianSearch(space)
+
+
+def _described(knob: Knob) -> dict[str, Any]:
+    if knob.choices is not None:
+        return {"name": knob.name, "choices": list(knob.choices), "default": knob.default}
+    return {
+        "name": knob.name,
+        "low": knob.low,
+        "high": knob.high,
+        "default": knob.default,
+        "scale": knob.scale,
+        "integer": knob.integer,
+    }
