@@ -10,10 +10,12 @@ from pathlib import Path
 
 from tests.servers import ValkeyServer
 
-from benchmarks import archive_rows, other_rows, redis_rows, rounds
+from benchmarks import archive_rows, observability, other_rows, outage, redis_rows, rounds
 from benchmarks.report import Row, show, write
 
-SECTIONS = ("redis", "sqlite", "replay", "memory", "fsync", "growth", "backlog", "archive", "breaker")
+SECTIONS = (
+    "redis", "sqlite", "replay", "memory", "fsync", "growth", "backlog", "archive", "breaker", "observability", "outage",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -49,6 +51,8 @@ def _section(name: str, redis: str, turns: int, scale: float) -> list[Row]:
         "growth": lambda: other_rows.growth_rows(redis, scale=scale),
         "archive": lambda: archive_rows.rows(redis, rounds=min(turns, 3), scale=scale),
         "backlog": lambda: other_rows.backlog_rows(redis, scale=scale),
+        "observability": lambda: observability.rows(redis, rounds=turns, scale=scale),
+        "outage": lambda: outage.rows(rounds=min(turns, 3), scale=scale),
         "breaker": lambda: other_rows.breaker_rows(rounds=turns, scale=scale),
     }
     return sections[name]()
