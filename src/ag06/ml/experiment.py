@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from ag06.errors import ConfigurationError
 from ag06.ml import verdict
-from ag06.ml.interval import estimate, typical_distance, unrefuted
+from ag06.ml.interval import confidence_interval, estimate
 from ag06.ml.sequential_test import Pair, SequentialTest, coins
 from ag06.ml.verdict import Finding, Scale, Variant, Verdict
 
@@ -18,6 +18,7 @@ LARGEST = 1e150
 """Values beyond it are not usable: their sums would not be finite."""
 
 Ending = Literal["b is better", "a is better", "too small", "used up", "unusable"]
+WINNERS: dict[Ending, Variant] = {"b is better": "b", "a is better": "a"}
 
 
 class Experiment:
@@ -119,7 +120,7 @@ class Experiment:
 
     @property
     def result(self) -> Verdict:
-        """What was found, or how it stands. The interval takes some 0.1 s of computing, once after each pair."""
+        """What was found, or how it stands. Cheap enough for every window: some milliseconds."""
         if self._cached is None:
             self._cached = self._judge()
         return self._cached
@@ -151,7 +152,7 @@ class Experiment:
         return SequentialTest(
             alpha=self._alpha,
             most_pairs=self._max_pairs,
-            orders=_orders(self._alpha, 200),
+            orders=min(20_000, math.ceil(200 / self._alpha)) - 1,
             toss=coins(f"{seed} {name}"),
         )
 
@@ -181,7 +182,7 @@ class Experiment:
     def _lose(self, variant: Variant) -> None:
         self._unusable[variant] += 1
         self._begin_pair()
-        if sum(self._unusable.values()) > max(4, self._max_pairs // 2):
+        if sum(self._unusable.values()) > max(4, self._max_pairs // 5):
             self._ending = "unusable"
 
     def _count(self, first: float, second: float) -> None:
@@ -190,8 +191,10 @@ class Experiment:
         pair = Pair(first, second, self._b_second)
         self._pairs.append(pair)
         self._begin_pair()
-        same = self._same.add(pair)
-        enough = same if self._enough is self._same else self._enough.add(pair.without(self._least))
+        same = self._same.add(first, second, b_second=pair.b_second)
+        enough = (
+            same if self._enough is self._same else self._enough.add(*pair.without(self._least), b_second=pair.b_second)
+        )
         if enough == "up":
             self._ending = "b is better"
         elif same == "down":
@@ -206,7 +209,6 @@ class Experiment:
         return math.log1p(self._minimum_effect) if self._scale == "ratio" else self._minimum_effect
 
     def _judge(self) -> Verdict:
-        winner: Variant | None = {"b is better": "b", "a is better": "a"}.get(self._ending or "")  # type: ignore[assignment]
         windows = 2 * len(self._pairs) + (self._half is not None)
         effect: float | None = None
         interval: tuple[float, float] | None = None
@@ -216,6 +218,7 @@ class Experiment:
             effect = self._told(centre)
             interval = ends and (self._told(ends[0]), self._told(ends[1]))
         finding = Finding(effect, interval, windows, self._scale, 1 - self._alpha, self._minimum_effect)
+        winner = None if self._ending is None else WINNERS.get(self._ending)
         return Verdict(winner, effect, interval, windows, self._reason(finding))
 
     def _told(self, effect: float) -> float:
@@ -224,26 +227,15 @@ class Experiment:
         return math.expm1(effect) if effect < 700 else math.inf
 
     def _interval(self, centre: float) -> tuple[float, float] | None:
-        def refuted(effect: float) -> bool:
-            test = SequentialTest(
-                alpha=self._alpha,
-                most_pairs=self._max_pairs,
-                orders=_orders(self._alpha, 50),
-                toss=coins(f"{self._settings['seed']} interval"),
-            )
-            return any(test.add(pair.without(effect)) for pair in self._pairs)
-
-        ends = unrefuted(centre, typical_distance(self._pairs, centre), refuted)
+        ends = confidence_interval(self._pairs, self._alpha, centre)
         if ends is None:
             return None
         low, high = ends
-        # The test that named the winner compares more orders than these do: what it refuted stays out.
-        if self._ending == "b is better":
-            low = max(low, self._least)
-        elif self._ending == "a is better":
-            high = min(high, 0.0)
-        elif self._ending == "too small":
-            high = min(high, self._least)
+        # Of the effects that are tested one by one, the tests have the last word, so that the interval holds 0 exactly
+        # as long as no variant has won, and no effect has two chances to be refuted.
+        for tested, decision in ((0.0, self._same.decision), (self._least, self._enough.decision)):
+            low = max(low, tested) if decision == "up" else min(low, tested)
+            high = min(high, tested) if decision == "down" else max(high, tested)
         return (low, high) if low <= high else None
 
     def _reason(self, finding: Finding) -> str:
@@ -261,11 +253,6 @@ class Experiment:
         if self._ending == "too small":
             return verdict.too_small(finding)
         return verdict.decided("b" if self._ending == "b is better" else "a", finding)
-
-
-def _orders(alpha: float, tail: int) -> int:
-    """How many other orders to compare: `tail` of all in alpha, for a small alpha fewer, to bound the cost."""
-    return min(100 * tail, math.ceil(tail / alpha)) - 1
 
 
 def _check(alpha: float, max_windows: int, carry_over: int, seed: int | str, scale: str, minimum_effect: float) -> None:

@@ -13,7 +13,7 @@ import bisect
 import heapq
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import compress
 from typing import Literal
 
@@ -42,11 +42,14 @@ class Pair(msgspec.Struct, frozen=True):
     second: float
     b_second: bool
 
-    def without(self, effect: float) -> Pair:
-        """Return the pair as it would be if variant b gave `effect` less."""
-        if self.b_second:
-            return Pair(self.first, self.second - effect, self.b_second)
-        return Pair(self.first - effect, self.second, self.b_second)
+    @property
+    def difference(self) -> float:
+        """What b gave beyond a."""
+        return self.second - self.first if self.b_second else self.first - self.second
+
+    def without(self, effect: float) -> tuple[float, float]:
+        """Return the values as they would be if variant b gave `effect` less."""
+        return (self.first, self.second - effect) if self.b_second else (self.first - effect, self.second)
 
 
 class Contrasts:
@@ -70,29 +73,26 @@ class Contrasts:
             settled = self._latest[1] - self._latest[0]
             if self._before is not None:
                 settled -= NEIGHBOURS * (first - self._before)
-            settled, self._sizes = self._clipped(settled)
+            settled = self._clipped(settled)
             self._before = self._latest[1]
         self._latest = (first, second)
-        return settled, self._clipped(second - first)[0]
+        provisional = self._clipped(second - first)
+        if second != first:
+            self._sizes.remove(abs(second - first))
+        return settled, provisional
 
-    def _clipped(self, contrast: float) -> tuple[float, list[float]]:
+    @property
+    def size(self) -> float:
+        """The median size of what is settled, at least one of which is not 0."""
+        return self._sizes[len(self._sizes) // 2]
+
+    def _clipped(self, contrast: float) -> float:
         # Zeros are left out of the median: it would be 0 where most windows are equal, and clip the rest away.
         if contrast == 0:
-            return contrast, self._sizes
-        sizes = self._sizes.copy()
-        bisect.insort(sizes, abs(contrast))
-        limit = MOST_SIZES * sizes[len(sizes) // 2]
-        return max(-limit, min(limit, contrast)), sizes
-
-
-def balance(pairs: Iterable[Pair]) -> float:
-    """How much the pairs speak for b: above 0 if b gives more, below 0 if it gives less."""
-    contrasts, settled_sum, latest, sign = Contrasts(), 0.0, 0.0, 1
-    for pair in pairs:
-        settled, latest = contrasts.add(pair.first, pair.second)
-        settled_sum += sign * settled
-        sign = 1 if pair.b_second else -1
-    return settled_sum + sign * latest
+            return contrast
+        bisect.insort(self._sizes, abs(contrast))
+        limit = MOST_SIZES * self.size
+        return max(-limit, min(limit, contrast))
 
 
 def spent(pairs: int, most_pairs: int) -> float:
@@ -138,13 +138,13 @@ class SequentialTest:
         self._left: dict[Direction, int] = {"up": 0, "down": 0}
         self._pairs = 0
 
-    def add(self, pair: Pair) -> Direction | None:
+    def add(self, first: float, second: float, *, b_second: bool) -> Direction | None:
         """Look once more, with one more pair; return the decision, which stands once it is made."""
         if self.decision is not None:
             return self.decision
-        settled, latest = self._contrasts.add(pair.first, pair.second)
+        settled, latest = self._contrasts.add(first, second)
         self._sums = _moved(self._sums, settled, self._orders)  # by the orders of the pair before
-        self._orders = [pair.b_second, *self._toss(len(self._sums) - 1)]
+        self._orders = [b_second, *self._toss(len(self._sums) - 1)]
         self._pairs += 1
         may_leave = int(self._most * spent(self._pairs, self._most_pairs) + 1e-9)
         if may_leave > self._left["up"]:
