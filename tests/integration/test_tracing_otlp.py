@@ -43,7 +43,6 @@ async def one(event: Event, ctx: Context):
     await ctx.publish("b", event.data)
 
 async def main():
-    TRACING.start("first")
     async with app.running():
         for number in range(int(os.environ["EVENTS"])):
             await app.publish("a", "web", number)
@@ -64,7 +63,6 @@ async def two(event: Event, ctx: Context):
         done.set()
 
 async def main():
-    TRACING.start("second")
     async with app.running():
         await asyncio.wait_for(done.wait(), 60)
         await app.drain()
