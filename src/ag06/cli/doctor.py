@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import msgspec
 import typer
 
+from ag06.cli.finding import Finding
 from ag06.cli.opening import check_shared, opened
 from ag06.cli.output import JsonOption, StoreOption, age, print_json, print_table
 from ag06.errors import AG06Error, ConfigurationError
@@ -26,20 +26,15 @@ if TYPE_CHECKING:
     from ag06.persistence.log import GroupInfo
 
 _OPTIONAL = {"redis": "no redis:// stores", "hiredis": "Redis replies are parsed several times slower"}
-_INTERNAL = {"AG06_WORKER", "AG06_SUPERVISOR", "AG06_FLEET", "AG06_CRASH_CYCLES"}
+_KNOWN = {
+    "AG06_WORKER", "AG06_SUPERVISOR", "AG06_FLEET", "AG06_RUN_STORE", "AG06_CRASH_CYCLES", "AG06_HTTP_KEY",
+    "AG06_METRICS_DIR", "AG06_METRICS_STRICT",
+}  # fmt: skip
+"""Variables that are no settings: a file must not hold a key, and a supervisor sets most of the others."""
 _LEAST_FREE = 256 * 1024 * 1024
 USER_MISTAKE = 2
-_ALARMING = ("lose", "lost", "nothing when", "unknown", "throws", "refuse")
 _ARCHIVE_SECONDS = 10.0
 _STALE_MS = 15 * 60 * 1000
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One line of the report."""
-
-    topic: str
-    status: Literal["pass", "warn", "fail"]
-    what: str
 
 
 def command(store: StoreOption = None, json: JsonOption = False) -> None:
@@ -47,14 +42,15 @@ def command(store: StoreOption = None, json: JsonOption = False) -> None:
 
     Example: ag06 doctor --store redis://localhost:6379/0
     """
+    from ag06.cli.doctor_monitoring import monitoring
+
     found, code = asyncio.run(_store(store))
     settings = _settings(store)
-    if any(finding.status == "fail" for finding in settings):
-        code = max(code, USER_MISTAKE)
     archive = _archive()
-    if any(finding.status == "fail" for finding in archive):
+    seen = asyncio.run(monitoring())
+    if any(finding.status == "fail" for finding in (*settings, *archive, *seen)):
         code = max(code, USER_MISTAKE)
-    findings = [*_installation(), *settings, *found, *archive, *_journals()]
+    findings = [*_installation(), *settings, *seen, *found, *archive, *_journals()]
     if json:
         print_json(findings)
     else:
@@ -78,7 +74,7 @@ def _installation() -> list[Finding]:
 
 def _settings(store: str | None) -> list[Finding]:
     found = [_setting(setting) for setting in resolve_all({"store": store})]
-    known = {f"AG06_{name.upper()}" for name in DEFAULTS} | _INTERNAL
+    known = {f"AG06_{name.upper()}" for name in DEFAULTS} | _KNOWN
     strange = sorted(name for name in os.environ if name.startswith("AG06_") and name not in known)
     return found + [Finding(f"variable {name}", "warn", "no such setting; is it misspelt?") for name in strange]
 
@@ -190,7 +186,9 @@ async def _store(store: str | None) -> tuple[list[Finding], int]:
 
 def _gravity(line: str) -> Literal["pass", "warn"]:
     """A sentence that says what can be lost, or what is refused, is a warning."""
-    return "warn" if any(word in line for word in _ALARMING) else "pass"
+    from ag06.monitoring.checks import is_alarming
+
+    return "warn" if is_alarming(line) else "pass"
 
 
 def _group(group: GroupInfo) -> list[Finding]:
