@@ -5,26 +5,20 @@ It needs `prometheus` and `promtool` (`apt-get install --no-install-recommends p
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import subprocess
 import sys
 import time
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from textwrap import dedent
 from typing import Any
 
 import pytest
 
 from ag06.monitoring.instruments import BATCH_SIZE, REGISTRY
+from prometheus import PATIENCE, Prometheus, binary, start, until
 from servers import free_port
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-PATIENCE = 60.0
 
 COUNT_ALL = """
     from ag06.monitoring import observability
@@ -81,64 +75,8 @@ LISTED_COMPLAINTS = [
 """Names that dashboards rely on, and that are not named as Prometheus would have it."""
 
 
-def binary(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise FileNotFoundError(f"no {name}: apt-get install --no-install-recommends prometheus")
-    return found
-
-
 def program(source: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", dedent(source), *arguments]
-
-
-def start(command: list[str], directory: Path, **variables: str) -> subprocess.Popen[bytes]:
-    with (directory / "log").open("ab") as log:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=os.environ | variables, cwd=directory)
-
-
-def until(condition: Callable[[], Any], what: str, log: Path) -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"{what} within {PATIENCE:.0f} s; the log ends with {log.read_text()[-2_000:]}")
-
-
-class Prometheus:
-    """One server with its own data, asked through its HTTP API."""
-
-    def __init__(self, directory: Path, target: int) -> None:
-        self.port = free_port()
-        self.log = directory / "log"
-        (directory / "prometheus.yml").write_text(
-            "scrape_configs: [{job_name: ag06, scrape_interval: 1s, "
-            f"static_configs: [{{targets: ['127.0.0.1:{target}']}}]}}]\n"
-        )
-        command = [binary("prometheus"), "--config.file=prometheus.yml", "--storage.tsdb.path=data"]
-        command += [f"--web.listen-address=127.0.0.1:{self.port}", "--enable-feature=exemplar-storage"]
-        self.process = start(command, directory)
-
-    def ask(self, path: str, **parameters: str) -> Any:
-        """The answer's data; `None` while it does not answer yet."""
-        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                return json.load(answer)["data"]
-        except OSError:
-            return None
-
-    def values(self, query: str) -> dict[str, float]:
-        """The value of each series that a query finds, by name and labels without the target's."""
-        found = (self.ask("query", query=query) or {"result": []})["result"]
-        return {series(one["metric"]): float(one["value"][1]) for one in found}
-
-
-def series(metric: dict[str, str]) -> str:
-    labels = sorted(item for item in metric.items() if item[0] not in ("__name__", "instance", "job"))
-    return metric.get("__name__", "") + (f"{{{','.join(f'{k}={v}' for k, v in labels)}}}" if labels else "")
 
 
 @pytest.fixture(scope="module")

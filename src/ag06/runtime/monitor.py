@@ -98,18 +98,21 @@ class Monitor:
 
     async def close(self) -> None:
         """End; the server answers until now."""
-        if self._sampling is not None:
-            self._sampling.cancel()
-            await asyncio.wait([self._sampling])
-        for name in self._checks:
-            observability.health.unregister(name)
-        observability.health.set_phase(self._workflow.name, None)
-        if self in _watched:
-            _watched.remove(self)
-        self._watch.stop()
-        if self._server is not None:
-            await self._server.close(grace=1.0)
+        try:
+            if self._server is not None:
+                await self._server.close(grace=1.0)
+        finally:
             self._server = None
+            self._watch.stop()
+            for name in self._checks:
+                observability.health.unregister(name)
+            observability.health.set_phase(self._workflow.name, None)
+            if self in _watched:
+                _watched.remove(self)
+            if self._sampling is not None:
+                self._sampling.cancel()
+        if self._sampling is not None:
+            await asyncio.wait([self._sampling])
         if not _watched:
             await observability.health.close()
         if TRACING.sends:
