@@ -13,11 +13,11 @@ import pytest
 from ag06 import Event, Workflow
 from ag06.monitoring import observability
 from ag06.monitoring.instruments import REGISTRY
+from prometheus import PATIENCE, binary
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy" / "prometheus"
 PAGES = [ROOT / "docs" / "reference" / "metrics.md", ROOT / "docs" / "observability.md"]
-PATIENCE = 60.0
 _NAME = re.compile(r"\bag06_workflow_\w+")
 _QUERY = re.compile(r"`([^`\n]*ag06_workflow_[^`\n]*)`")
 
@@ -33,11 +33,8 @@ def samples() -> set[str]:
 
 
 def promtool(*arguments: str, directory: Path) -> str:
-    found = shutil.which("promtool")
-    if found is None:
-        raise FileNotFoundError("no promtool: apt-get install --no-install-recommends prometheus")
     done = subprocess.run(
-        [found, *arguments], cwd=directory, capture_output=True, text=True, check=False, timeout=PATIENCE
+        [binary("promtool"), *arguments], cwd=directory, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
