@@ -9,6 +9,7 @@ from hashlib import blake2b
 
 _VERSION_7 = 0x7000
 _VARIANT = 0x8000
+_VARIANT_DIGITS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 def _format(high48: int, mid16: int, low64: int) -> str:
@@ -29,30 +30,41 @@ class IdSource:
         self._entropy = entropy
         self._millis = 0
         self._counter = 0
-        self._pool: list[int] = []
+        self._head = ""
+        self._tails: list[str] = []
 
     def forget(self) -> None:
         """Drop prefetched randomness: two processes after a fork must not share it."""
-        self._pool = []
+        self._tails = []
 
     def __call__(self) -> str:
         """Return the next id as 36 characters of lower-case text."""
         millis = int(self._clock() * 1000)
         if millis > self._millis:
-            self._millis, self._counter = millis, 0
+            self._begin(millis)
         else:
             self._counter += 1
             if self._counter > 0xFFF:  # the millisecond is full: borrow the next one
-                self._millis += 1
-                self._counter = 0
+                self._begin(self._millis + 1)
         try:
-            random = self._pool.pop()
+            tail = self._tails.pop()
         except IndexError:
-            raw = self._entropy(256 * 8)
-            mask = (1 << 62) - 1
-            self._pool = [int.from_bytes(raw[i : i + 8]) & mask for i in range(0, len(raw), 8)]
-            random = self._pool.pop()
-        return _format(self._millis, _VERSION_7 | self._counter, (_VARIANT << 48) | random)
+            self._tails = self._draw()
+            tail = self._tails.pop()
+        return f"{self._head}{self._counter:03x}{tail}"
+
+    def _begin(self, millis: int) -> None:
+        """Write what the ids of one millisecond have in common."""
+        text = f"{millis:012x}"
+        self._millis, self._counter, self._head = millis, 0, f"{text[:8]}-{text[8:]}-7"
+
+    def _draw(self) -> list[str]:
+        """Return the last two groups of 256 ids: the variant in two bits, 62 random ones."""
+        digits = self._entropy(256 * 8).hex()
+        return [
+            f"-{_VARIANT_DIGITS[digits[at]]}{digits[at + 1 : at + 4]}-{digits[at + 4 : at + 16]}"
+            for at in range(0, len(digits), 16)
+        ]
 
 
 new_id = IdSource()
