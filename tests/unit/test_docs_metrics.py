@@ -1,4 +1,4 @@
-"""The reference of metrics says what the registry says: each metric, its kind, its labels, how processes are merged."""
+"""The reference of metrics says what the registry says: each metric, its kind, labels and buckets, how it is merged."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Row(msgspec.Struct, frozen=True, order=True):
     kind: str
     labels: tuple[str, ...]
     aggregate: str
+    buckets: tuple[float, ...] = ()
 
 
 def declared() -> list[Row]:
@@ -39,14 +40,25 @@ def rows(page: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
 
 
+def buckets(page: str) -> dict[str, tuple[float, ...]]:
+    """The upper bounds of each histogram, from the items of a list: names, a colon, numbers on the next line."""
+    items = re.findall(r"^- ((?:`ag06_workflow_\w+`(?:, )?)+):\n  (.+)$", page, re.MULTILINE)
+    return {
+        name: tuple(float(bound) for bound in bounds.split(", "))
+        for names, bounds in items
+        for name in re.findall(r"`(\w+)`", names)
+    }
+
+
 def shown(page: str) -> list[Row]:
+    bounds = buckets(page)
     return sorted(
-        Row(name.strip("`"), kind, tuple(re.findall(r"`(\w+)`", labels)), processes)
-        for name, kind, labels, _, processes, *_ in rows(page)
+        Row(name, kind, tuple(re.findall(r"`(\w+)`", labels)), processes, bounds.get(name, ()))
+        for (name, kind, labels, _, processes, *_) in [[cells[0].strip("`"), *cells[1:]] for cells in rows(page)]
     )
 
 
-def test_the_reference_shows_every_metric_with_its_kind_and_labels_and_none_beside() -> None:
+def test_the_reference_shows_every_metric_with_its_kind_labels_and_buckets_and_none_beside() -> None:
     assert shown(REFERENCE.read_text()) == declared()
 
 
