@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from ag06.persistence.log import EventLog, Settlement
 from ag06.runtime.committer import Committer
@@ -19,8 +20,9 @@ async def test_what_a_worker_still_holds_of_a_batch_that_was_partly_taken_over_i
 
     told: asyncio.Queue[bool] = asyncio.Queue()
 
-    def settled(settlement: Settlement, kept: bool) -> None:
-        told.put_nowait(kept)
+    def settled(settlements: Sequence[Settlement], accepted: Sequence[bool]) -> None:
+        for kept in accepted:
+            told.put_nowait(kept)
 
     committer = Committer(GROUP, paused, settled)
     running = asyncio.create_task(committer.run())

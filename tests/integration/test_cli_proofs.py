@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from ag06.cli import proofs
+from ag06.cli import monitoring_proofs, proofs
 from ag06.cli.app import app
+from ag06.cli.proving import Bench
 from ag06.persistence import EventStore
 from commands import ag06
 
@@ -23,6 +26,11 @@ PROMISES = [
     "delays are kept",
     "a dead worker is replaced",
     "circuit breaker",
+    "metrics exact over processes",
+    "logs tell ids and no secrets",
+    "one trace over processes",
+    "health turns and comes back",
+    "the port answers",
 ]
 
 
@@ -49,7 +57,7 @@ async def test_every_promise_is_proved_and_the_store_is_left_in_order(store_url:
 def test_a_promise_that_does_not_hold_ends_with_1(
     failure: Exception | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    async def proof(bench: proofs.Bench) -> str:
+    async def proof(bench: Bench) -> str:
         if failure is not None:
             raise failure
         return "all well"
@@ -58,6 +66,40 @@ def test_a_promise_that_does_not_hold_ends_with_1(
     ended = CliRunner().invoke(app, ["validate", "--store", f"sqlite:///{tmp_path}/v.db"])
     assert ended.exit_code == (0 if failure is None else 1)
     assert str(failure or "all well") in ended.output
+
+
+async def test_a_proof_about_monitoring_notices_what_does_not_hold(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    twice = monitoring_proofs._COUNTING.replace(
+        'print("one"', "from ag06.monitoring import instruments; instruments.EVENTS_PROCESSED.inc(); print('one'"
+    )
+    aloud = monitoring_proofs._SPEAKING.replace("password=", "note=")
+    apart = monitoring_proofs._SPEAKING.replace(
+        "ctx.publish(sys.argv[4], event.data)",
+        "app.publish(sys.argv[4], data=event.data, traceparent=f'00-{1:032x}-{1:016x}-00')",
+    )
+
+    def blind(stats: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None]]:
+        async def check() -> None:
+            with contextlib.suppress(Exception):
+                await stats()
+
+        return check
+
+    cases = [
+        ("_COUNTING", twice, monitoring_proofs.metrics, "events_processed_total"),
+        ("_SPEAKING", aloud, monitoring_proofs.logs, "a secret is in the log"),
+        ("_SPEAKING", apart, monitoring_proofs.traces, "instead of one"),
+        ("store", blind, monitoring_proofs.health, "'pass', 'pass', 'pass'"),
+        ("_get", lambda url, headers=None: 200, monitoring_proofs.server, "answers 200 and 200"),
+    ]
+    for name, broken, proof, told in cases:
+        with monkeypatch.context() as patch:
+            patch.setattr(monitoring_proofs, name, broken)
+            async with Bench(f"sqlite:///{tmp_path}/v.db") as bench:
+                with pytest.raises(AssertionError, match=told):
+                    await proof(bench)
 
 
 async def test_a_bench_measures_and_leaves_no_step_behind(store_url: str, tmp_path: Path) -> None:

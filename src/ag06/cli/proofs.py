@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-from ag06 import CircuitBreaker, CircuitOpen, Context, Event, Retry, Workflow
-from ag06.persistence import EventStore
+from ag06 import CircuitBreaker, CircuitOpen, Context, Event, Retry
+from ag06.cli.monitoring_proofs import health, logs, metrics, server, traces
+from ag06.cli.proving import Bench, check, line, process
 from ag06.persistence.log import Query
 
 _PUBLISHER = """
@@ -47,86 +44,19 @@ app.run()
 """
 
 
-class Bench:
-    """A store, names that nobody else uses, and the workflows to clean up."""
-
-    def __init__(self, url: str) -> None:
-        """Prove on the store at `url`."""
-        self.url = url
-        self.events = EventStore(url, journal="off")
-        self._run = f"validate-{os.getpid()}-{time.time_ns()}"
-        self._count = 0
-        self._workflows: list[Workflow] = []
-
-    def name(self) -> str:
-        """Return a fresh name, for a type or a workflow."""
-        self._count += 1
-        return f"{self._run}-{self._count}"
-
-    def workflow(self, **settings: Any) -> Workflow:
-        """Return a fresh workflow on the store."""
-        app = Workflow(self.name(), store=self.url, journal="off", **settings)
-        self._workflows.append(app)
-        return app
-
-    async def __aenter__(self) -> Bench:
-        await self.events.log()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        log = await self.events.log()
-        for app in self._workflows:
-            for step in app.steps.values():
-                await log.remove_group(step.group)
-            await app.close()
-        await self.events.close()
-
-
-def _check(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise AssertionError(otherwise)
-
-
-@asynccontextmanager
-async def _process(bench: Bench, script: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a script on the bench's store; it does not outlive the proof. The URL is no argument: `ps` shows those."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        script,
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        env=os.environ | {"AG06_STORE": bench.url, "AG06_HTTP_PORT": "off"},
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def _line(process: asyncio.subprocess.Process) -> str:
-    line = b"" if process.stdout is None else await process.stdout.readline()
-    _check(line.endswith(b"\n"), "a process of the proof ended before its time")
-    return line.decode().strip()
-
-
 async def durability(bench: Bench) -> str:
     """Every id that a publisher was given before SIGKILL is in the log."""
     event_type = bench.name()
-    async with _process(bench, _PUBLISHER, event_type) as process:
-        ids = [await _line(process) for _ in range(500)]
-        process.kill()
-        rest = b"" if process.stdout is None else await process.stdout.read()
-        await process.wait()
+    async with process(bench, _PUBLISHER, event_type) as publisher:
+        ids = [await line(publisher) for _ in range(500)]
+        publisher.kill()
+        rest = b"" if publisher.stdout is None else await publisher.stdout.read()
+        await publisher.wait()
     ids += rest.decode().split("\n")[:-1]  # the last line may be cut off
     stored = [event.id async for event in bench.events.replay(types=event_type)]
     missing = set(ids) - set(stored)
-    _check(not missing, f"{len(missing)} of {len(ids)} returned ids are not in the log")
-    _check(len(stored) == len(set(stored)), "an event is stored twice")
+    check(not missing, f"{len(missing)} of {len(ids)} returned ids are not in the log")
+    check(len(stored) == len(set(stored)), "an event is stored twice")
     return f"publisher killed: {len(ids)} ids returned, all in the log"
 
 
@@ -135,7 +65,7 @@ async def deduplication(bench: Bench) -> str:
     event_type = bench.name()
     found = await asyncio.gather(*(bench.events.persist_event(event_type, "validate", {"n": 1}) for _ in range(200)))
     stored = [event async for event in bench.events.replay(types=event_type)]
-    _check(len(stored) == 1 and sum(x is not None for x in found) == 1, f"{len(stored)} of 200 equal events stored")
+    check(len(stored) == 1 and sum(x is not None for x in found) == 1, f"{len(stored)} of 200 equal events stored")
     return "200 equal events at once: 1 stored, 199 refused"
 
 
@@ -149,7 +79,7 @@ async def replay(bench: Bench) -> str:
     begun = time.perf_counter()
     seen = [event.data["n"] async for event in bench.events.replay(start=started - 1, types=event_type)]
     took = time.perf_counter() - begun
-    _check(seen == list(range(5000)), f"{len(seen)} of 5000 events came back, or in another order")
+    check(seen == list(range(5000)), f"{len(seen)} of 5000 events came back, or in another order")
     return f"5000 events in order, {5000 / took:,.0f}/s"
 
 
@@ -173,9 +103,9 @@ async def archive(bench: Bench) -> str:
         finally:
             for url in set(await log.archives()) - known:
                 await log.remove_archive(url)
-    _check(done.events == count, f"{done.events} of {count} events were archived")
-    _check(not live, f"{sum(live)} archived events are in the store still")
-    _check(after == before, f"{len(after)} of {count} events came back, or changed")
+    check(done.events == count, f"{done.events} of {count} events were archived")
+    check(not live, f"{sum(live)} archived events are in the store still")
+    check(after == before, f"{len(after)} of {count} events came back, or changed")
     return f"{count} events moved to {size // 1000} kB of Parquet in {took:.2f} s, replayed as they were"
 
 
@@ -191,17 +121,17 @@ async def takeover(bench: Bench) -> str:
             done.set()
 
     await app.publish(event_type, data={"n": 1})
-    async with _process(bench, _WORKER, app.name, event_type) as process:
-        await _line(process)
-        process.kill()
-        await process.wait()
+    async with process(bench, _WORKER, app.name, event_type) as worker:
+        await line(worker)
+        worker.kill()
+        await worker.wait()
         killed = time.perf_counter()
     async with app.running():
         async with asyncio.timeout(30):
             await done.wait()
         took = time.perf_counter() - killed
         await app.drain(timeout=10)
-    _check(took <= 2.0, f"taken over only {took:.2f} s after SIGKILL, with a visibility timeout of 1 s")
+    check(took <= 2.0, f"taken over only {took:.2f} s after SIGKILL, with a visibility timeout of 1 s")
     return f"taken over {took:.2f} s after SIGKILL, with a visibility timeout of 1 s"
 
 
@@ -227,8 +157,8 @@ async def order(bench: Bench) -> str:
         for n in range(300):
             await app.publish(event_type, data={"n": n}, subject=f"s{n % 10}", priority=n % 4)
         await app.drain(timeout=30)
-    _check(overlaps == 0, f"{overlaps} events of one subject ran at once")
-    _check(all(numbers == sorted(numbers) for numbers in seen.values()), "a subject was processed out of order")
+    check(overlaps == 0, f"{overlaps} events of one subject ran at once")
+    check(all(numbers == sorted(numbers) for numbers in seen.values()), "a subject was processed out of order")
     return "300 events of 10 subjects, mixed priorities: in order, never two at once"
 
 
@@ -250,7 +180,7 @@ async def outbox(bench: Bench) -> str:
             await app.publish(event_type, data={"n": n})
         await app.drain(timeout=30)
         outputs = [event.data["n"] async for event in app.events.replay(types=output_type)]
-    _check(sorted(outputs) == list(range(20)), f"{len(outputs)} outputs of 20 events")
+    check(sorted(outputs) == list(range(20)), f"{len(outputs)} outputs of 20 events")
     return f"{sum(calls.values())} calls of 20 events, 20 outputs"
 
 
@@ -273,9 +203,9 @@ async def dead_letters(bench: Bench) -> str:
         log = await app.events.log()
         letters = await log.dead_letters(f"{app.name}.work")
         await log.discard_dead_letters([(letter.group, letter.event_id) for letter in letters])
-    _check(len(letters) == 1 and letters[0].failure.attempts == 3, f"{len(letters)} dead letters instead of 1")
-    _check("poison" in letters[0].failure.traceback, "the dead letter lost its traceback")
-    _check(sorted(processed) == list(range(1, 20)), "an event waited behind the poison")
+    check(len(letters) == 1 and letters[0].failure.attempts == 3, f"{len(letters)} dead letters instead of 1")
+    check("poison" in letters[0].failure.traceback, "the dead letter lost its traceback")
+    check(sorted(processed) == list(range(1, 20)), "an event waited behind the poison")
     return "1 dead letter after 3 attempts with its traceback, 19 events processed"
 
 
@@ -292,7 +222,7 @@ async def schedule(bench: Bench) -> str:
     async with app.running():
         await app.publish(event_type, data={"due": time.time() + 0.5}, delay=0.5)
         await app.drain(timeout=30)
-    _check(len(arrived) == 1 and arrived[0] >= -0.002, f"arrived {arrived} s after it was due")
+    check(len(arrived) == 1 and arrived[0] >= -0.002, f"arrived {arrived} s after it was due")
     return f"delayed by 0.5 s, came {arrived[0] * 1000:.0f} ms after it was due"
 
 
@@ -307,7 +237,7 @@ async def breaker(bench: Bench) -> str:
                     raise ConnectionError
         except ConnectionError:
             continue
-    _check(guard.state == "open", f"state {guard.state} after 5 failures in 10 calls")
+    check(guard.state == "open", f"state {guard.state} after 5 failures in 10 calls")
     try:
         with guard:
             raise AssertionError("an open breaker let a call through")
@@ -317,7 +247,7 @@ async def breaker(bench: Bench) -> str:
     for _ in range(2):
         with guard:
             now += 0.001
-    _check(guard.state == "closed", f"state {guard.state} after two good trials")
+    check(guard.state == "closed", f"state {guard.state} after two good trials")
     return f"opened after 5 of 10 failed, refused for {retry_after:.0f} s, closed after 2 good trials"
 
 
@@ -334,4 +264,9 @@ PROOFS: list[tuple[str, Proof]] = [
     ("delays are kept", schedule),
     ("a dead worker is replaced", takeover),
     ("circuit breaker", breaker),
+    ("metrics exact over processes", metrics),
+    ("logs tell ids and no secrets", logs),
+    ("one trace over processes", traces),
+    ("health turns and comes back", health),
+    ("the port answers", server),
 ]

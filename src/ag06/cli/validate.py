@@ -15,7 +15,8 @@ from ag06.cli.opening import check_shared
 from ag06.cli.output import JsonOption, print_json, print_table, progress, quiet_log
 
 if TYPE_CHECKING:
-    from ag06.cli.proofs import Bench, Proof
+    from ag06.cli.proofs import Proof
+    from ag06.cli.proving import Bench
 
 _LONGEST = 60.0
 
@@ -33,7 +34,9 @@ def command(
     store: Annotated[str | None, typer.Option(help="Store URL; a fresh SQLite file unless given.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Prove durability, dedup, replay, archive, order, retries, takeover and breaker here; exit 1 if a row fails.
+    """Prove here what is promised of events (never lost, never doubled, in order) and of metrics, logs, traces, health.
+
+    Exits with 1 if a row fails.
 
     A store that is given keeps a few thousand events of types `validate-...`; steps and dead letters are removed.
 
@@ -54,7 +57,8 @@ def command(
 
 
 async def _validate(url: str) -> list[Row]:
-    from ag06.cli.proofs import PROOFS, Bench
+    from ag06.cli.proofs import PROOFS
+    from ag06.cli.proving import Bench
 
     rows = []
     async with Bench(url) as bench:

@@ -14,6 +14,7 @@ import msgspec
 from ag06.breaker import CircuitBreaker
 from ag06.errors import AG06Error, CircuitOpen, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
 from ag06.persistence.journal.claim import Claims
+from ag06.persistence.journal.depth import Depth
 from ag06.persistence.journal.draining import Draining
 from ag06.persistence.journal.file import JournalFile
 from ag06.persistence.journal.orphans import adopt
@@ -72,6 +73,7 @@ class JournaledLog(PassingLog):
         )
         self._outage = Outage("the journal")
         self._draining = Draining(inner, clock)
+        self._depth = Depth()
         self._direct = True
         self._reached = False
         self._gate: asyncio.Event | None = None
@@ -105,6 +107,7 @@ class JournaledLog(PassingLog):
         await self._adopt_orphans()
         if self._orphans:
             self._divert()  # what they hold comes before what is published now
+        self._show()
 
     async def close(self) -> None:
         """Drain what can be drained at once, then close; the rest stays for the next process.
@@ -139,12 +142,14 @@ class JournaledLog(PassingLog):
                 )
         self._orphans.clear()
         self._file = None
+        self._show()
         await self._inner.close()
 
     def abandon(self) -> None:
         """Let go; see the port."""
         for file in [*self._orphans, *([] if self._file is None else [self._file])]:
             file.abandon()
+        self._depth.show(0, None, self._clock() * 1000)
         self._inner.abandon()
 
     # What a store that is away would refuse
@@ -211,6 +216,7 @@ class JournaledLog(PassingLog):
             await self._adopt_orphans()
             if self._orphans:
                 self._begin_recovery()
+        self._show()
 
     async def durability_report(self) -> list[str]:
         """Say in plain words what a crash of the store can lose, and where events go while it is away."""
@@ -235,6 +241,11 @@ class JournaledLog(PassingLog):
             problem=self._problem,
             disk_problem=self._disk_problem or None,
         )
+
+    def _show(self) -> None:
+        """Let the metrics say how the journal stands."""
+        state = self.journal_state()
+        self._depth.show(state.events, state.oldest_ms, self._clock() * 1000)
 
     # Into the journal
 
@@ -322,6 +333,7 @@ class JournaledLog(PassingLog):
     async def _recover(self) -> None:
         """Drain until everything is in the store and events go there straight."""
         while self._orphans or not self._direct:
+            self._show()  # at least twice a second: the longest that the breaker is waited for
             try:
                 async with self.breaker:
                     await self._reach()
@@ -341,6 +353,7 @@ class JournaledLog(PassingLog):
                 await self._waits(error)
                 await asyncio.sleep(PROBE_SECONDS)  # the breaker stays closed for it
         self._outage.over()
+        self._show()
 
     async def _waits(self, error: Exception) -> None:
         """Note why nothing can be handed on; let those who wait in memory go, if a disk takes their events by now."""

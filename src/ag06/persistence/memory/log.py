@@ -24,6 +24,19 @@ from ag06.persistence.log import (
     Stored,
     StoredDeadLetter,
 )
+from ag06.persistence.measuring import (
+    APPEND,
+    COMMIT,
+    FETCH,
+    MAINTAIN,
+    RELEASE,
+    RENEW,
+    REPLAY,
+    START,
+    STATS,
+    begin,
+    settled_by,
+)
 from ag06.persistence.memory import trimming
 from ag06.persistence.memory.state import Group, State
 
@@ -115,11 +128,12 @@ class MemoryLog:
         """Append records; see the port."""
         if durability not in (None, "server"):
             raise ConfigurationError(f"memory:// cannot give durability={durability!r}; use sqlite:///PATH")
-        log = self._log
+        began, log = begin(), self._log
         with log.lock:
             now_ms = self._now_ms()
             log.state.promote(now_ms)
             outcomes = [log.state.append(record, now_ms, max_backlog) for record in records]
+        APPEND.done(began, len(records))
         if log.waiting:
             log.wake()
         return outcomes
@@ -161,6 +175,7 @@ class MemoryLog:
 
     async def read(self, query: Query) -> AsyncIterator[list[Stored]]:
         """Yield pages of events; see the port."""
+        began = begin()
         with self._log.lock:
             found = [
                 entry.stored
@@ -174,14 +189,14 @@ class MemoryLog:
             ]
         if query.newest is not None:
             found = found[-query.newest :] if query.newest else []
+        REPLAY.done(began)
         for start in range(0, len(found), _PAGE):
             yield found[start : start + _PAGE]
             await asyncio.sleep(0)
 
     async def groups(self) -> list[GroupInfo]:
         """Return every step; see the port."""
-        with self._log.lock:
-            return list(self._log.state.stats().groups)
+        return list((await self.stats()).groups)
 
     async def remove_group(self, group: str) -> bool:
         """Forget a step; see the port."""
@@ -196,8 +211,11 @@ class MemoryLog:
 
     async def stats(self) -> LogStats:
         """Return how the log stands; see the port."""
+        began = begin()
         with self._log.lock:
-            return self._log.state.stats()
+            stats = self._log.state.stats()
+        STATS.done(began)
+        return stats
 
     async def dead_letters(
         self, group: str | None = None, limit: int = 1000, after: str = ""
@@ -259,13 +277,14 @@ class MemoryLog:
 
     async def maintain(self) -> None:
         """Append what is due, forget what may be forgotten; see the port."""
-        log = self._log
+        began, log = begin(), self._log
         options = self._options
         with log.lock:
             now_ms = self._now_ms()
             log.state.promote(now_ms)
             log.state.forget(now_ms)
             trimming.trim(log.state, now_ms, options.retention or 0, options.retention_by_type)
+        MAINTAIN.done(began)
         log.wake()
 
     async def durability_report(self) -> list[str]:
@@ -299,7 +318,9 @@ class MemorySubscription:
         while True:
             arrived = asyncio.Event()
             with self._log.lock:
+                began = begin()
                 deliveries = self._take(limit)
+                FETCH.done(began, len(deliveries))
                 left = deadline - loop.time()
                 if deliveries or left <= 0:
                     return deliveries
@@ -335,24 +356,29 @@ class MemorySubscription:
 
     async def commit(self, settlements: Sequence[Settlement]) -> list[bool]:
         """Settle deliveries; see the port."""
+        began = begin()
         with self._log.lock:
             now_ms = self._now_ms()
             group = self._group
             kept = [self._log.state.settle(group, settlement, self._worker, now_ms) for settlement in settlements]
+        COMMIT.done(began, settled_by(settlements))
         if self._log.waiting:
             self._log.wake()
         return kept
 
     async def mark_started(self, deliveries: Sequence[Delivery]) -> None:
         """Note that these run now; see the port."""
+        began = begin()
         with self._log.lock:
             for delivery in deliveries:
                 pending = self._group.held(delivery.token, self._worker)
                 if pending is not None:
                     pending.started = True
+        START.done(began)
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Give deliveries back; see the port."""
+        began = begin()
         with self._log.lock:
             group = self._group
             for delivery in deliveries:
@@ -360,15 +386,18 @@ class MemorySubscription:
                 if pending is not None:
                     pending.started = False
                     group.make_ready(pending)
+        RELEASE.done(began)
         self._log.wake()
 
     def renew(self) -> None:
         """Extend the lease of everything held; see the port."""
+        began = begin()
         with self._log.lock:
             until_ms = self._now_ms() + self._visibility_ms
             for pending in self._group.pending.values():
                 if pending.worker == self._worker:
                     pending.until_ms = until_ms
+        RENEW.done(began)
 
     async def close(self) -> None:
         """Give everything back; see the port."""

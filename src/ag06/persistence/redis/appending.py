@@ -11,6 +11,7 @@ import msgspec
 
 from ag06.errors import AG06Error, OutcomeUnknown, StoreUnavailable
 from ag06.persistence.log import Appended, Durability, Record
+from ag06.persistence.measuring import APPEND, begin
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.durability import Sync, confirm, find_sync
 from ag06.persistence.redis.receipts import Call, Doubt, Receipts
@@ -161,6 +162,7 @@ class Appender:
         return callers, records
 
     async def _round(self, lane: _Lane, callers: list[_Waiting]) -> None:
+        began = begin()
         chunks = cut_chunks([(waiting.records, waiting.max_backlog) for waiting in callers])
         calls = [Call(chunk.script, (), chunk.arguments(), chunk.ids) for chunk in chunks]
         try:
@@ -170,6 +172,7 @@ class Appender:
         except OutcomeUnknown as error:
             error.doubts = _doubts(lane.receipts, chunks)
             raise
+        APPEND.done(began, sum([len(waiting.records) for waiting in callers]))
         refusal = next((reply for reply in replies if isinstance(reply, Exception)), None)
         digits = b"".join(
             b"?" * len(chunk.records) if isinstance(reply, Exception) else reply

@@ -21,6 +21,7 @@ from ag06.persistence.log import (
     StoredDeadLetter,
     Subscription,
 )
+from ag06.persistence.measuring import MAINTAIN, STATS, begin
 from ag06.persistence.redis import durability as durable
 from ag06.persistence.redis.address import read_address
 from ag06.persistence.redis.appending import Appender
@@ -141,7 +142,10 @@ class RedisLog:
 
     async def groups(self) -> list[GroupInfo]:
         """Return every step the store knows."""
-        return await self._registry.groups()
+        began = begin()
+        groups = await self._registry.groups()
+        STATS.done(began)
+        return groups
 
     async def remove_group(self, group: str) -> bool:
         """Forget a step: its place, its waiting deliveries, its hold on the log. Its dead letters stay."""
@@ -153,7 +157,10 @@ class RedisLog:
 
     async def stats(self) -> LogStats:
         """Return how the log stands."""
-        return await self._registry.stats()
+        began = begin()
+        stats = await self._registry.stats()
+        STATS.done(began)
+        return stats
 
     async def dead_letters(
         self, group: str | None = None, limit: int = 1000, after: str = ""
@@ -208,7 +215,9 @@ class RedisLog:
 
     async def maintain(self) -> None:
         """Do the housekeeping that is due: append what was scheduled, trim, forget subjects that are gone."""
+        began = begin()
         await self._upkeep.run()
+        MAINTAIN.done(began)
 
     async def durability_report(self) -> list[str]:
         """Say in plain words what a crash of the server can lose, given its own settings."""

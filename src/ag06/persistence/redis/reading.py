@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from ag06.persistence.log import Query, Stored
+from ag06.persistence.measuring import REPLAY, begin
 from ag06.persistence.redis.wire import Wire
 
 _PAGE = 1_000
@@ -84,9 +85,11 @@ async def _fill(cursors: Sequence[_Cursor], wire: Wire, end: int, count: int) ->
     wanting = [cursor for cursor in cursors if not cursor.ended]
     if not wanting:
         return
+    began = begin()
     replies = await wire.ask(
         *[("XRANGE", cursor.key, id_of(cursor.next), id_of(end), "COUNT", count) for cursor in wanting]
     )
+    REPLAY.done(began)
     for cursor, entries in zip(wanting, replies, strict=True):
         cursor.entries = [_stored(identity, fields[1]) for identity, fields in entries]
         cursor.ended = len(entries) < count

@@ -12,6 +12,7 @@ import msgspec
 
 from ag06.errors import AG06Error, ConfigurationError
 from ag06.persistence.log import Delivery
+from ag06.persistence.measuring import FETCH, begin
 from ag06.persistence.outage import Outage
 from ag06.persistence.redis.scripts import script
 from ag06.persistence.redis.wire import Command, GroupLost, Wire
@@ -149,8 +150,11 @@ class Receiver:
         most = max(1, min(limit, _LARGEST_FETCH, int(_FETCH_BYTES / self._event_bytes)))
         wakes, self._wake_ups = self._wake_ups, []
         arguments = (self._group, self.event_type, self._worker, most, self._visibility_ms, _SWEEP_MS, *wakes)
+        began = begin()
         due, more, news, olds = await self._once(self._wire.call(script("fetch"), *arguments))
-        return due / 1000 if due >= 0 else -1.0, more, self._note(news, olds)
+        found = self._note(news, olds)
+        FETCH.done(began, len(found))
+        return due / 1000 if due >= 0 else -1.0, more, found
 
     async def _listen(self, limit: int, wait: float) -> list[Delivery]:
         """Wait for the first news of any level; at most a quarter of `limit` of each, so that they are not too many."""
@@ -178,7 +182,9 @@ class Receiver:
         if len(news) > 1 and not self._listen_until:
             await self._give_back(news)  # there may be more of a higher rank: the fetch script chooses
             return []
-        return self._note(news, (), await self._out_of_turn(news))
+        found = self._note(news, (), await self._out_of_turn(news))
+        FETCH.carried(len(found))
+        return found
 
     async def _give_back(self, news: list[tuple[bytes, Any]]) -> None:
         tokens = [(level + b":" + identity).decode() for level, entries in news for identity, _ in entries]

@@ -29,6 +29,11 @@ class Work(msgspec.Struct):
     places: list[tuple[bool, int]]
     """For each settlement: whether it is a lone one, and its index there."""
 
+    @property
+    def deliveries(self) -> int:
+        """How many deliveries they settle."""
+        return len(self.lone) + sum([len(other[1]) for other in self.others])
+
     def packed(self) -> tuple[bytes, bytes]:
         """Return the arguments for the script."""
         return _pack(self.lone), _pack(self.others)

@@ -11,6 +11,7 @@ import msgspec
 
 from ag06.errors import ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
 from ag06.persistence.log import Acknowledge, Delivery, Durability, Settlement
+from ag06.persistence.measuring import COMMIT, RELEASE, RENEW, START, Measured, begin
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.durability import Sync, check_waited, find_sync
 from ag06.persistence.redis.receipts import Call, Receipts
@@ -112,6 +113,7 @@ class RedisSubscription:
         event_type = await self._find_type()
         if event_type is None:
             return [False] * len(work.places)
+        began = begin()
         call = Call("commit", (self._group, event_type), (self._worker, self._bound(), *work.packed()))
         reply, *waited = await self._receipts.send([call], None if self._sync is None else self._sync.command)
         if isinstance(reply, Exception):
@@ -126,29 +128,32 @@ class RedisSubscription:
             except OutcomeUnknown:
                 self._receipts.expect([call])  # it is repeated, and then it was this worker that settled
                 raise
+        COMMIT.done(began, work.deliveries)
         return work.accepted(*reply)
 
     async def mark_started(self, deliveries: Sequence[Delivery]) -> None:
         """Note durably that these run now, so that a death of this worker counts against them."""
         self._started.update([delivery.token for delivery in deliveries])
-        await self._on_tokens("start", [delivery.token for delivery in deliveries])
+        await self._on_tokens("start", START, [delivery.token for delivery in deliveries])
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Give deliveries back, unharmed, to be handed out at once to whoever asks."""
         tokens = [delivery.token for delivery in deliveries]
-        await self._on_tokens("release", tokens)
+        await self._on_tokens("release", RELEASE, tokens)
         self._let_go(deliveries)
 
-    async def _on_tokens(self, script: str, tokens: list[str]) -> None:
+    async def _on_tokens(self, script: str, kind: Measured, tokens: list[str]) -> None:
         async with self._turn:
             event_type = await self._find_type()
             if event_type is None:
                 return
             for page in _pages(tokens):
+                began = begin()
                 try:
                     await self._settling.run(script, self._group, event_type, self._worker, self._bound(), _pack(page))
                 except GroupLost:
                     return  # nothing is held in a group that is gone
+                kind.done(began)
 
     def renew(self) -> None:
         """Extend the lease of everything this subscription holds. Blocking; called from a thread of its own."""
@@ -159,7 +164,9 @@ class RedisSubscription:
             self._renewing = BlockingWire(self._settling.address, self._settling.timeout)
         bound = len(tokens) + SLACK
         for page in _pages(tokens):
+            began = begin()
             self._renewing.run("renew", self._group, event_type, self._worker, bound, _pack(page))
+            RENEW.done(began)
 
     async def close(self) -> None:
         """Give back everything still held and leave the group."""

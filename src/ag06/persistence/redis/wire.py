@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
+from ag06.monitoring.instruments import ACTIVE_CONNECTIONS
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.scripts import NAMES, Script, script
 
@@ -63,6 +66,7 @@ class Wire:
         self.connections = 0
         self._node = address
         self._connection: Any = None
+        self._uncount: Callable[[], object] = _nothing
         self._turn = asyncio.Lock()
         self._closed = False
 
@@ -93,6 +97,7 @@ class Wire:
             self._node = self.address
             raise self.explain(error) from None
         self._connection = connection
+        self._uncount = _count(connection)
         self.connections += 1
 
     async def request(self, commands: Sequence[Command], patience: float | None = None) -> list[Any]:
@@ -195,6 +200,7 @@ class Wire:
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
+            self._uncount()
             await connection.disconnect(nowait=True)
 
     async def close(self) -> None:
@@ -212,6 +218,23 @@ class Wire:
         if self.address.used.is_set() and isinstance(meaning, ConfigurationError):
             return StoreUnavailable(f"{meaning}; nothing was done")
         return meaning
+
+
+def _count(connection: object) -> Callable[[], object]:
+    """Count an open connection; return what to call when it is closed. One that is only dropped is counted off too."""
+    ACTIVE_CONNECTIONS.inc()
+    counted = weakref.finalize(connection, _count_off, os.getpid())
+    counted.atexit = False
+    return counted
+
+
+def _count_off(pid: int) -> None:
+    if pid == os.getpid():  # a child process has counted none of its parent's
+        ACTIVE_CONNECTIONS.dec()
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _is_stale(connection: Any) -> bool:
@@ -284,6 +307,7 @@ class BlockingWire:
         """Speak to `address`; wait `timeout` seconds for each answer."""
         self._address = address
         self._timeout = timeout
+        self._uncount: Callable[[], object] | None = None
         self._connect(address)
 
     def _connect(self, node: Address) -> None:
@@ -296,13 +320,16 @@ class BlockingWire:
         """Run a script that may be repeated; raise `StoreUnavailable` or what an error reply means."""
         try:
             try:
-                return self._run(script(name), *arguments)
+                reply = self._run(script(name), *arguments)
             except redis.exceptions.MovedError as moved:
                 self._reconnect(moved)
-                return self._run(script(name), *arguments)
+                reply = self._run(script(name), *arguments)
         except (redis.RedisError, OSError) as error:
             self._reconnect(error)
             raise explain(error, self._address.shown) from None
+        if self._uncount is None:
+            self._uncount = _count(self._client)
+        return reply
 
     def _run(self, what: Script, *arguments: Any) -> Any:
         try:
@@ -311,9 +338,12 @@ class BlockingWire:
             return self._client.execute_command("EVAL", what.source, 1, self._address.prefix, *arguments)
 
     def _reconnect(self, error: Exception) -> None:
-        self._client.close()
+        self.close()
         self._connect(_next_node(error, self._node, self._address))
 
     def close(self) -> None:
         """Close the connection."""
+        if self._uncount is not None:
+            self._uncount()
+            self._uncount = None
         self._client.close()

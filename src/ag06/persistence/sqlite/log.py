@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from ag06.errors import ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
+from ag06.monitoring.instruments import ACTIVE_CONNECTIONS
 from ag06.persistence.log import (
     Appended,
     Cut,
@@ -24,6 +25,7 @@ from ag06.persistence.log import (
     Stored,
     StoredDeadLetter,
 )
+from ag06.persistence.measuring import APPEND, MAINTAIN, REPLAY, STATS, Measured, begin
 from ag06.persistence.sqlite import archives, keeping, reading, trimming
 from ag06.persistence.sqlite.appending import Call, append_calls, promote
 from ag06.persistence.sqlite.deliveries import take_over_worker
@@ -36,6 +38,7 @@ from ag06.persistence.sqlite.writer import Operation, Writer
 
 R = TypeVar("R")
 _LARGEST_APPEND = 2000
+_CONNECTIONS = 2  # one to write, one to read
 _MOST_SLICES = 100  # of housekeeping in one call: others write in between
 _BITE = 500  # events of a cut that one transaction deletes
 _LONGEST_PAUSE = 0.1  # seconds between two of them
@@ -82,6 +85,7 @@ class SqliteLog:
         self._connection = connection
         self._reader = ThreadPoolExecutor(1, "ag06-sqlite-read")
         self._writer.start()
+        ACTIVE_CONNECTIONS.inc(_CONNECTIONS)
 
     async def close(self) -> None:
         """Finish what was accepted and end the threads."""
@@ -115,6 +119,7 @@ class SqliteLog:
             # The parent's connections stay as they are: closing them here would take its locks away.
             return None
         self._writer = self._reader = self._connection = None
+        ACTIVE_CONNECTIONS.dec(_CONNECTIONS)
         writer.finish()
         return writer, reader, connection
 
@@ -129,14 +134,14 @@ class SqliteLog:
         """Return the time in milliseconds since the epoch."""
         return int(self._clock() * 1000)
 
-    async def read_with(self, function: Callable[[sqlite3.Connection], R]) -> R:
-        """Run one short read in the reader's thread."""
+    async def read_with(self, function: Callable[[sqlite3.Connection], R], kind: Measured | None = None) -> R:
+        """Run one short read in the reader's thread; it counts as a `kind` of operation, if at all."""
         reader, connection = self._reader, self._connection
         if reader is None or connection is None:
             raise StoreError(f"store {self.path}: is not open")
         try:
             self.writer.check_process()
-            return await asyncio.get_running_loop().run_in_executor(reader, snapshot, connection, function)
+            return await asyncio.get_running_loop().run_in_executor(reader, _read, connection, function, kind)
         except sqlite3.OperationalError as error:
             raise StoreUnavailable(f"store {self.path}: cannot be read: {error}") from error
         except sqlite3.Error as error:
@@ -193,7 +198,7 @@ class SqliteLog:
             return append_calls(connection, calls, self.now_ms())
 
         try:
-            self.writer.put(Operation(work, done, weight=weight))
+            self.writer.put(Operation(work, done, weight=weight, kind=APPEND, events=weight))
         except StoreError as error:
             _answer(futures, None, error)
 
@@ -216,7 +221,7 @@ class SqliteLog:
 
     async def groups(self) -> list[GroupInfo]:
         """Return every step; see the port."""
-        return await self.read_with(reading.groups)
+        return await self.read_with(reading.groups, STATS)
 
     async def remove_group(self, group: str) -> bool:
         """Forget a step; see the port."""
@@ -227,7 +232,7 @@ class SqliteLog:
     async def read(self, query: Query) -> AsyncIterator[list[Stored]]:
         """Yield pages of events; see the port."""
         span = await self.read_with(lambda connection: reading.plan(connection, query))
-        while found := await self.read_with(lambda connection: reading.page(connection, span)):
+        while found := await self.read_with(lambda connection: reading.page(connection, span), REPLAY):
             yield found
 
     async def pending(self, groups: Sequence[str]) -> int:
@@ -236,7 +241,7 @@ class SqliteLog:
 
     async def stats(self) -> LogStats:
         """Return how the log stands; see the port."""
-        return await self.read_with(reading.stats)
+        return await self.read_with(reading.stats, STATS)
 
     async def dead_letters(
         self, group: str | None = None, limit: int = 1000, after: str = ""
@@ -295,7 +300,7 @@ class SqliteLog:
 
     async def maintain(self) -> None:
         """Append what is due, forget what may be forgotten, in short transactions; see the port."""
-        now_ms = self.now_ms()
+        began, now_ms = begin(), self.now_ms()
         while types := await self.writer.submit(lambda connection: promote(connection, now_ms), durable=False):
             self.waiters.wake(types)
         retention, by_type = self._options.retention or 0, self._options.retention_by_type
@@ -307,12 +312,21 @@ class SqliteLog:
                     break
         for turn in self._turns:
             await turn.go_on(self.writer, now_ms)
+        MAINTAIN.done(began)
 
     async def durability_report(self) -> list[str]:
         """Say what a crash can lose."""
         if self._durable:
             return ["every event is on disk before its publisher is told (synchronous=FULL)"]
         return ["a power cut can lose the last events (durability='server': synchronous=NORMAL); a crash cannot"]
+
+
+def _read(connection: sqlite3.Connection, function: Callable[[sqlite3.Connection], R], kind: Measured | None) -> R:
+    began = begin()
+    found = snapshot(connection, function)
+    if kind is not None:
+        kind.done(began)
+    return found
 
 
 def _answer(

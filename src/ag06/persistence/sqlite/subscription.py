@@ -13,6 +13,7 @@ import msgspec
 
 from ag06.errors import StoreError, StoreUnavailable
 from ag06.persistence.log import Delivery, Settlement
+from ag06.persistence.measuring import COMMIT, FETCH, RELEASE, RENEW, START, settled_by
 from ag06.persistence.outage import Outage
 from ag06.persistence.sqlite import deliveries as table
 from ag06.persistence.sqlite.appending import promote
@@ -103,13 +104,15 @@ class SqliteSubscription:
     async def _ask(self, limit: int) -> Claimed:
         """Claim in the writer's thread; what a caller does not wait for is given back."""
         claiming = self._writer.submit(
-            lambda connection: self._claim(connection, limit), durable=False, probe=self._idle
+            lambda connection: self._claim(connection, limit), durable=False, probe=self._idle, kind=FETCH
         )
         try:
-            return await asyncio.shield(claiming)
+            claimed = await asyncio.shield(claiming)
         except asyncio.CancelledError:
             claiming.add_done_callback(self._hand_back)
             raise
+        FETCH.carried(len(claimed.deliveries))
+        return claimed
 
     def _hand_back(self, claiming: asyncio.Future[Claimed]) -> None:
         if claiming.cancelled() or claiming.exception() is not None:
@@ -122,7 +125,9 @@ class SqliteSubscription:
             self._waiters.wake({self._type})
 
         try:
-            self._writer.put(Operation(lambda connection: self._release(connection, deliveries), done, durable=False))
+            self._writer.put(
+                Operation(lambda connection: self._release(connection, deliveries), done, durable=False, kind=RELEASE)
+            )
         except StoreError as error:
             _logger.warning(
                 "step %s: %d deliveries wait for their lease to end: %s", self._name, len(deliveries), error
@@ -182,7 +187,9 @@ class SqliteSubscription:
             kept, types = settling.run(settlements)
             return kept, types, settling.released
 
-        kept, types, released = await self._writer.submit(work, weight=len(settlements))
+        kept, types, released = await self._writer.submit(
+            work, weight=len(settlements), kind=COMMIT, events=settled_by(settlements)
+        )
         if released:
             types = types | {self._type}
         if types:
@@ -199,12 +206,14 @@ class SqliteSubscription:
                 table.mark_started(connection, group.id, number, deliveries)
 
         # Not synced: it tells of the death of a process, and a power cut is not the event's fault.
-        await self._writer.submit(work, durable=False)
+        await self._writer.submit(work, durable=False, kind=START)
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Give deliveries back; see the port."""
         if deliveries:
-            await self._writer.submit(lambda connection: self._release(connection, deliveries), durable=False)
+            await self._writer.submit(
+                lambda connection: self._release(connection, deliveries), durable=False, kind=RELEASE
+            )
             self._waiters.wake({self._type})
 
     def _release(self, connection: sqlite3.Connection, deliveries: Sequence[Delivery]) -> None:
@@ -236,7 +245,7 @@ class SqliteSubscription:
                 failures.append(error)
             answered.set()
 
-        self._writer.put(Operation(work, done, durable=False, threaded=True))
+        self._writer.put(Operation(work, done, durable=False, threaded=True, kind=RENEW))
         if not answered.wait(self._visibility_ms / 1000):
             raise StoreError(f"step {self._name!r}: its lease was not renewed in time, the database is busy")
         if failures:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from ag06.errors import AG06Error, OutcomeUnknown, StoreError, StoreUnavailable
+from ag06.persistence.measuring import Measured, begin
 from ag06.persistence.sqlite.schema import connect
 from ag06.persistence.sqlite.waiting import Waiters
 
@@ -33,10 +34,11 @@ class Operation(Generic[R]):
 
     `durable`: the transaction must reach the disk before the answer. `probe` reads, outside any transaction, and
     returns the answer if there is nothing to do. `weight`: how many records it carries. `done(result, error)` is called
-    in the log's event loop, or in the writer's thread where `threaded`.
+    in the log's event loop, or in the writer's thread where `threaded`. `kind` and `events`: what the transaction is
+    measured as, and how many events of that kind this brings to it.
     """
 
-    __slots__ = ("done", "durable", "probe", "since", "threaded", "weight", "work")
+    __slots__ = ("done", "durable", "events", "kind", "probe", "since", "threaded", "weight", "work")
 
     def __init__(
         self,
@@ -47,6 +49,8 @@ class Operation(Generic[R]):
         probe: Callable[[sqlite3.Connection], R | None] | None = None,
         weight: int = 1,
         threaded: bool = False,
+        kind: Measured | None = None,
+        events: int = 0,
     ) -> None:
         """Begin to wait."""
         self.work = work
@@ -55,6 +59,8 @@ class Operation(Generic[R]):
         self.probe = probe
         self.weight = weight
         self.threaded = threaded
+        self.kind = kind
+        self.events = events
         self.since = time.monotonic()
 
 
@@ -97,6 +103,8 @@ class Writer(threading.Thread):
         durable: bool = True,
         probe: Callable[[sqlite3.Connection], R | None] | None = None,
         weight: int = 1,
+        kind: Measured | None = None,
+        events: int = 0,
     ) -> asyncio.Future[R]:
         """Run `work` in a transaction; the future has its result once that is committed.
 
@@ -112,7 +120,7 @@ class Writer(threading.Thread):
             else:
                 future.set_result(result)
 
-        self.put(Operation(work, done, durable=durable, probe=probe, weight=weight))
+        self.put(Operation(work, done, durable=durable, probe=probe, weight=weight, kind=kind, events=events))
         return future
 
     def put(self, operation: Operation[Any]) -> None:
@@ -209,7 +217,7 @@ class Writer(threading.Thread):
         """Run a batch in one transaction and answer everyone, whatever happens."""
         waiting = self._probed(batch)
         while waiting:
-            committing = False
+            committing, began = False, begin()
             try:
                 connection = self._connected()
                 self._begin(connection, waiting)
@@ -222,6 +230,7 @@ class Writer(threading.Thread):
                 self._answer([(operation, None, self._explain(error, committing)) for operation in refused])
                 waiting = waiting[len(refused) :]
             else:
+                _measure(waiting, began)
                 self._answer(answers)
                 return
 
@@ -231,6 +240,7 @@ class Writer(threading.Thread):
             return batch
         busy: list[Operation[Any]] = []
         idle: list[Answer] = []
+        began = begin()
         for operation in batch:
             try:
                 found = operation.probe(self._connected()) if operation.probe is not None else None
@@ -240,6 +250,7 @@ class Writer(threading.Thread):
                 busy.append(operation)
             else:
                 idle.append((operation, found, None))
+        _measure([answer[0] for answer in idle], began)
         self._answer(idle)
         return busy
 
@@ -345,6 +356,16 @@ class Writer(threading.Thread):
             case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_IOERR:
                 advice = "; check the disk and the permissions"
         return StoreUnavailable(f"store {self._path}: {error}; nothing was stored{advice}")
+
+
+def _measure(operations: list[Operation[Any]], began: float) -> None:
+    """Count what was done together once for each kind that had a part in it."""
+    kinds: dict[Measured, int] = {}
+    for operation in operations:
+        if operation.kind is not None:
+            kinds[operation.kind] = kinds.get(operation.kind, 0) + operation.events
+    for kind, events in kinds.items():
+        kind.done(began, events)
 
 
 def _deliver(answers: list[Answer]) -> None:
