@@ -126,6 +126,11 @@ class Appender:
         for lane in self._lanes:
             await lane.wire.close()
 
+    def abandon(self) -> None:
+        """Count the connections off: their event loop has ended."""
+        for lane in self._lanes:
+            lane.wire.abandon()
+
     async def _serve(self, lane: _Lane) -> None:
         while True:
             await lane.called.wait()

@@ -94,6 +94,11 @@ class RedisLog:
 
     def abandon(self) -> None:
         """Let go; see the port. There are only connections, and they end with what held them."""
+        self._control.abandon()
+        for appender in self._appenders.values():
+            appender.abandon()
+        for subscription in self._subscriptions:
+            subscription.abandon()
 
     async def append(
         self, records: Sequence[Record], *, durability: Durability | None = None, max_backlog: int = 0

@@ -187,6 +187,11 @@ class RedisSubscription:
             if self._renewing is not None:
                 await asyncio.to_thread(self._renewing.close)
 
+    def abandon(self) -> None:
+        """Count the connections off: their event loop has ended."""
+        self._listening.abandon()
+        self._settling.abandon()
+
     async def _stop_receiving(self) -> None:
         """End a wait for news; what it still brings is given back with the rest."""
         self._receiver.closing = True

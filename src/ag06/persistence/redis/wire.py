@@ -209,6 +209,10 @@ class Wire:
         async with self._turn:
             await self._drop()
 
+    def abandon(self) -> None:
+        """Count the connection off: the event loop that it belongs to has ended, and it ends with what held it."""
+        self._uncount()
+
     def explain(self, error: Exception) -> AG06Error:
         """Return what an error of the client or an error reply means to a caller; nothing was done.
 
