@@ -23,10 +23,13 @@ from ag06.monitoring.instruments import (
 from ag06.persistence import EventStore
 from ag06.persistence.journal.depth import Depth
 from ag06.persistence.log import EventLog, Postpone, Query
+from ag06.persistence.redis.address import read_address
+from ag06.persistence.redis.wire import Wire
 from conftest import OpenLog
 from faults import running_server
 from journals import diverted, state, straight, when
 from records import TYPE, done, record, registered
+from servers import ValkeyServer
 
 OPERATIONS = {"append", "fetch", "commit", "start", "release", "renew", "stats", "replay", "maintain"}
 
@@ -217,6 +220,24 @@ async def test_a_child_process_counts_its_own_connections_alone(store_url: str, 
     assert answers.get(timeout=10) == ("inherited", 0.0)
     assert answers.get(timeout=10) == ("closed", 0.0)
     await store.close()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the client's, of what the child drops
+async def test_what_a_child_process_drops_of_its_parent_is_not_counted_off_there(valkey: ValkeyServer) -> None:
+    wires = [Wire(read_address(valkey.url), 10.0)]
+    await wires[0].open()
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        wires.clear()
+        gc.collect()
+        os.write(write, str(connections()).encode())
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert os.read(read, 100) == b"0.0"
+    os.close(read)
+    os.close(write)
+    await wires[0].close()
 
 
 # Journals
