@@ -114,14 +114,6 @@ class MetricsFacade:
         self.registry.move(Memory(), keep=True)
         self._group = None
 
-    async def read(self) -> Reading:
-        """Return every metric with its numbers, of all processes; reading never holds the event loop for long."""
-        return await self._gathered()
-
-    def read_at_once(self) -> Reading:
-        """Return what `read` does, in one go."""
-        return self._reading()
-
     def snapshot(self) -> dict[str, Any]:
         """Return `{full metric name: value or {count, sum, ...}}`; a name with labels has them in braces."""
         return snapshot(self._reading())
@@ -178,14 +170,6 @@ class Observability:
         """Count, and see what was counted."""
         directory = os.environ.get(instruments.DIRECTORY_VARIABLE)
         return MetricsFacade(instruments.REGISTRY, Path(directory) if directory else None)
-
-    @cached_property
-    def fine(self) -> MetricsFacade:
-        """What the optimizer looks at; not shown."""
-        from ag06.monitoring import fine
-
-        directory = os.environ.get(instruments.DIRECTORY_VARIABLE)
-        return MetricsFacade(fine.REGISTRY, fine.fine_directory(directory) if directory else None)
 
     @cached_property
     def health(self) -> HealthRegistry:
