@@ -6,7 +6,7 @@ CYCLES ?= 100%
 FOR ?= 600
 FAULT ?=
 
-.PHONY: help run test lint format torture simulate bench lock clean
+.PHONY: help run test lint format torture simulate bench mixer lock clean
 
 help:
 	@echo "make run      install into .venv and run the demo (real webhook deliveries, a worker killed midway)"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint     ruff, mypy --strict, import rules"
 	@echo "make torture  the crash suite at length, a few hours (CYCLES=10%: a tenth; FAULT=power: one fault)"
 	@echo "make simulate the runtime, the journal and a log under seeded faults in virtual time (FOR=600 seconds)"
+	@echo "make mixer    real audio through a channel strip: the example in examples/mixer"
 	@echo "make bench    measure beside the peers; writes docs/results/bench.json"
 
 $(BIN)/.run: constraints.txt pyproject.toml
@@ -60,6 +61,9 @@ simulate: $(BIN)/.run
 
 bench: $(BIN)/.bench
 	$(BIN)/python -m benchmarks --output docs/results
+
+mixer: $(BIN)/.run
+	$(BIN)/python -m examples.mixer --seconds 20
 
 # Universal: one file holds the pins and hashes for every Python and platform the project runs on.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
