@@ -30,12 +30,12 @@ class Measured:
         """Count an operation that ends now, with so many events."""
         self._observe(perf_counter() - began)
         if events and self._size is not None:
-            self._size(events)
+            self._size(float(events))
 
     def carried(self, events: int) -> None:
         """Count the events of an operation whose time is counted elsewhere, or went by waiting for them."""
         if events and self._size is not None:
-            self._size(events)
+            self._size(float(events))
 
 
 APPEND, FETCH, COMMIT = (Measured(name, carries=True) for name in ("append", "fetch", "commit"))
