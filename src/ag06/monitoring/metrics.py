@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeAlias, TypeVar, cast
 from ag06.errors import InvalidMetric
 from ag06.monitoring.children import Child, Counter, Gauge, Histogram, Sample, Summary
 from ag06.monitoring.names import (
+    MOST_BUCKETS,
     OTHER,
     PREFIX,
     Aggregate,
@@ -161,8 +162,9 @@ class Registry:
         overflow: counts, by metric, how often a label set was one too many.
     """
 
-    def __init__(self, home: Home | None = None, *, strict: bool = True) -> None:
-        """Keep the numbers in `home`, or in memory."""
+    def __init__(self, home: Home | None = None, *, strict: bool = True, most_buckets: int = MOST_BUCKETS) -> None:
+        """Keep the numbers in `home`, or in memory; a histogram has at most so many buckets."""
+        self._most_buckets = most_buckets
         self.strict = strict
         self.lock = threading.RLock()
         self._home = home or Memory()
@@ -217,7 +219,7 @@ class Registry:
         the registry is not strict, what is returned counts for nobody.
         """
         try:
-            check_declaration(declaration)
+            check_declaration(declaration, self._most_buckets)
             with self.lock:
                 return self._known(declaration) or self._add(declaration)
         except InvalidMetric as error:

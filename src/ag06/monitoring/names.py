@@ -81,7 +81,7 @@ def aliases(declaration: Declaration) -> tuple[str, ...]:
     return tuple({plain, *(plain.removesuffix(suffix) for suffix in DROPPED)})
 
 
-def check_declaration(declaration: Declaration) -> None:
+def check_declaration(declaration: Declaration, most_buckets: int = MOST_BUCKETS) -> None:
     """Raise `InvalidMetric` unless Prometheus can take the metric as it is declared."""
     name, kind = declaration.name, declaration.kind
     nameless = not name.removeprefix(PREFIX).removesuffix("_total").strip("_")
@@ -97,7 +97,7 @@ def check_declaration(declaration: Declaration) -> None:
         raise InvalidMetric(name, f"aggregate={declaration.aggregate!r}: 'sum', 'max' or 'min'")
     _check_labels(declaration)
     if kind == "histogram":
-        _check_buckets(name, declaration.buckets)
+        _check_buckets(name, declaration.buckets, most_buckets)
 
 
 def _check_labels(declaration: Declaration) -> None:
@@ -114,9 +114,9 @@ def _check_labels(declaration: Declaration) -> None:
         raise InvalidMetric(name, f"{len(labels)} labels; at most {MOST_LABELS}")
 
 
-def _check_buckets(name: str, buckets: Sequence[float]) -> None:
-    if not 1 <= len(buckets) <= MOST_BUCKETS:
-        raise InvalidMetric(name, f"{len(buckets)} buckets; 1 to {MOST_BUCKETS}")
+def _check_buckets(name: str, buckets: Sequence[float], most: int) -> None:
+    if not 1 <= len(buckets) <= most:
+        raise InvalidMetric(name, f"{len(buckets)} buckets; 1 to {most}")
     if not all(math.isfinite(bound) for bound in buckets) or any(low >= high for low, high in pairwise(buckets)):
         raise InvalidMetric(name, f"buckets {tuple(buckets)!r}: finite upper bounds, each above the one before")
 

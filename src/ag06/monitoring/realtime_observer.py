@@ -114,6 +114,19 @@ class MetricsFacade:
         self.registry.move(Memory(), keep=True)
         self._group = None
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes count in the same place."""
+        return self._group is not None
+
+    async def read(self) -> Reading:
+        """Return every metric with its numbers, of all processes; reading never holds the event loop for long."""
+        return await self._gathered()
+
+    def read_at_once(self) -> Reading:
+        """Return what `read` does, in one go."""
+        return self._reading()
+
     def snapshot(self) -> dict[str, Any]:
         """Return `{full metric name: value or {count, sum, ...}}`; a name with labels has them in braces."""
         return snapshot(self._reading())
@@ -170,6 +183,21 @@ class Observability:
         """Count, and see what was counted."""
         directory = os.environ.get(instruments.DIRECTORY_VARIABLE)
         return MetricsFacade(instruments.REGISTRY, Path(directory) if directory else None)
+
+    @cached_property
+    def fine(self) -> MetricsFacade:
+        """What the optimizer looks at; not shown. It is of this process alone until `share_fine`."""
+        from ag06.monitoring import fine
+
+        return MetricsFacade(fine.REGISTRY)
+
+    def share_fine(self) -> None:
+        """Share `fine` with the processes that metrics are shared with, if there are any; not for the event loop."""
+        from ag06.monitoring.fine import fine_directory
+
+        directory = os.environ.get(instruments.DIRECTORY_VARIABLE)
+        if directory and not self.fine.shared:
+            self.fine.share(fine_directory(directory))
 
     @cached_property
     def health(self) -> HealthRegistry:

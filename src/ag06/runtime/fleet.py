@@ -18,6 +18,7 @@ import msgspec
 
 from ag06.monitoring import observability
 from ag06.monitoring.checks import register_built_in
+from ag06.monitoring.fine import fine_directory
 from ag06.monitoring.instruments import DIRECTORY_VARIABLE
 from ag06.monitoring.routes import standard_routes, with_added_routes
 from ag06.monitoring.server import HttpServer, open_server
@@ -88,6 +89,7 @@ class Fleet:
         self.environment = {DIRECTORY_VARIABLE: str(directory)}
         observability.metrics.tolerate_mistakes()
         await asyncio.to_thread(observability.metrics.share, directory)
+        await asyncio.to_thread(observability.fine.share, fine_directory(directory))
         events = self._workflow.events
         file = sqlite_file(events.url or "")
         register_built_in(
@@ -119,6 +121,7 @@ class Fleet:
         await self._workflow.events.close()  # a check may have opened it again after the supervisor was done with it
         if self._directory is not None:
             observability.metrics.unshare()
+            observability.fine.unshare()
             await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
 
     async def _look(self, directory: Path) -> None:

@@ -55,6 +55,7 @@ class Monitor:
     async def open(self) -> None:
         """Begin; the workflow is `opening` until `watch`. Raises `ConfigurationError` for a port that cannot be had."""
         observability.metrics.tolerate_mistakes()
+        await asyncio.to_thread(observability.share_fine)
         TRACING.start(self._workflow.name)
         _watched.append(self)
         self._watch.start()

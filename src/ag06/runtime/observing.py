@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from ag06.errors import CircuitOpen
 from ag06.event import Event, decode_event
-from ag06.monitoring import instruments
+from ag06.monitoring import fine, instruments
 from ag06.monitoring.log_context import Bound, bind_event, unbind_event
 from ag06.monitoring.tracing import TRACING, Mark
 from ag06.monitoring.tracker import performance
@@ -66,6 +66,10 @@ class StepObserver:
         self._takeovers = instruments.TAKEOVERS.labels(step.group)
         self._sizes = instruments.BATCH_SIZE.labels("step")
         self._performance = performance.series(step.group)
+        self._fine_age = fine.AGES.labels(step.group)
+        self._fine_calls = fine.CALLS.labels(step.group)
+        self._fine_failed = fine.FAILED.labels(step.group)
+        self._fine_dead = fine.DEAD.labels(step.group)
         self._succeeded: list[float] = []
         self._spans: dict[int, Span] = {}
 
@@ -106,6 +110,7 @@ class StepObserver:
         if self._step.is_batch:
             self._sizes.observe(count)
         self._performance.record(seconds, failure is not None, count)
+        self._fine_calls.observe(seconds)
         for histogram in (self._duration, instruments.PROCESSING_DURATION):
             if span is None:
                 histogram.observe(seconds)
@@ -116,6 +121,7 @@ class StepObserver:
         seconds, self._succeeded = self._succeeded, []
         self._duration.observe_all(seconds, instruments.PROCESSING_DURATION)
         self._performance.record_all(seconds)
+        self._fine_calls.observe_all(seconds)
 
     def refused(self) -> None:
         """Count an event that the step could not even be called with."""
@@ -153,6 +159,7 @@ class StepObserver:
             age_ms = max(0.0, now_ms - recorded_ms)
             instruments.LATENCY.observe(age_ms, count)
             self._age.observe(age_ms / 1000, count)
+            self._fine_age.observe(age_ms / 1000, count)
 
     def _count_other(self, settlement: Settlement, kept: bool, ages: Counter[int]) -> None:
         kind = kind_of(settlement, kept)
@@ -160,9 +167,12 @@ class StepObserver:
         self._events[kind].inc(len(deliveries))
         if kind == "retried":
             self._retries.inc()
+            self._fine_failed.inc()
         elif kind == "dead" and isinstance(settlement, Bury):
             ages[settlement.delivery.recorded_ms] += 1
             self._dead[settlement.failure.reason].inc()
+            self._fine_failed.inc()
+            self._fine_dead.inc()
 
     def _end_trace(self, settlement: Settlement, kept: bool, span: Span, now_ms: float) -> None:
         deliveries = deliveries_of(settlement)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ag06.errors import StoreError
 from ag06.knob import Knob
-from ag06.monitoring import instruments, logs
+from ag06.monitoring import fine, instruments, logs
 from ag06.monitoring.children import Counter
 from ag06.monitoring.resources import ResourceMeter, Resources
 from ag06.monitoring.tracing import TRACING
@@ -40,10 +40,14 @@ class Mirror:
         self._seen = total
 
 
+CPU_SECONDS = Mirror(fine.CPU, time.process_time)
+"""Of this process; whoever wants the figure of this moment updates it first."""
+
 # Of the process, so that several workflows in it count a drop once.
 _MIRRORS = (
     Mirror(instruments.LOG_DROPPED, logs.dropped),
     Mirror(instruments.SPANS_DROPPED, lambda: TRACING.dropped),
+    CPU_SECONDS,
 )
 
 
@@ -75,6 +79,9 @@ class Sampler:
     async def run(self) -> None:
         """Sample until cancelled."""
         ask_at = 0.0
+        began_ms = round(self._clock() * 1000)  # whole, so that sums of many are exact
+        for group in self._runners:
+            fine.BEGAN.labels(group).inc(began_ms)
         try:
             while True:
                 self.sample()
@@ -85,6 +92,8 @@ class Sampler:
         finally:
             for child in self._in_flight.values():
                 child.set(0)
+            for group in self._runners:
+                fine.BEGAN.labels(group).dec(began_ms)
 
     def sample(self) -> None:
         """Read what this process knows by itself."""
@@ -97,6 +106,7 @@ class Sampler:
         self.resources = self._meter.sample()
         instruments.CPU_USAGE.set(self.resources.cpu_percent)
         instruments.MEMORY_USAGE.set(self.resources.memory_mb)
+        fine.MEMORY.set(self.resources.memory_mb)
 
     async def _ask(self) -> None:
         try:
@@ -108,6 +118,8 @@ class Sampler:
         now_ms = self._clock() * 1000
         for group, info in self.groups.items():
             instruments.GROUP_BACKLOG.labels(group).set(info.backlog)
+            fine.BACKLOG.labels(group).set(info.backlog)
             age = 0.0 if info.oldest_ms is None else max(0.0, (now_ms - info.oldest_ms) / 1000)
             instruments.GROUP_OLDEST_AGE.labels(group).set(age)
+            fine.OLDEST_AGE.labels(group).set(age)
         instruments.QUEUE_SIZE.set(sum(info.backlog for info in self.groups.values()))
