@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,10 @@ def run(name: str, family: str, seed: int, windows: int = WINDOWS) -> Run:
         optimizer.tell(config, score)
         spent.append(1000 * (thought + time.perf_counter() - began))
     best = optimizer.best
-    share = system.share(best) if family in WITH_GAIN else None
-    lost = sum(value < WORSE * system.default for value in system.values) / windows
-    return Run(name, family, seed, share, system.value(best) / system.default, lost, statistics.mean(spent), max(spent))
+    share = round(system.share(best), 4) if family in WITH_GAIN else None
+    ratio = round(system.value(best) / system.default, 4)
+    lost = round(sum(value < WORSE * system.default for value in system.values) / windows, 4)
+    return Run(name, family, seed, share, ratio, lost, round(statistics.mean(spent), 2), round(max(spent), 1))
 
 
 def runs(names: Sequence[str], families: Sequence[str], seeds: Sequence[int]) -> Iterator[Run]:
@@ -91,8 +93,8 @@ def summary(found: Sequence[Run]) -> dict[str, Any]:
     worse = [one.ratio < FINAL_WORSE for one in found]
     return {
         "runs": len(found),
-        "median_share": round(_quantile(shares, 0.5), 3),
-        "worst_decile_share": round(_quantile(shares, 0.1), 3),
+        "median_share": _quantile(shares, 0.5),
+        "worst_decile_share": _quantile(shares, 0.1),
         "lost_windows": round(statistics.mean(one.lost for one in found), 4),
         "final_worse": round(sum(worse) / len(worse), 4),
         "final_worse_without_gain": round(
@@ -103,13 +105,62 @@ def summary(found: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _quantile(ordered: Sequence[float], part: float) -> float:
+def _quantile(ordered: Sequence[float], part: float) -> float | None:
     if not ordered:
-        return float("nan")
+        return None
     place = part * (len(ordered) - 1)
     low = int(place)
     high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+    return round(ordered[low] + (place - low) * (ordered[high] - ordered[low]), 3)
+
+
+def musts(lines: dict[str, dict[str, Any]], memory: dict[str, float]) -> list[dict[str, Any]]:
+    """Return each bound with what was measured and whether it holds."""
+    tuner, others = lines["tuner"], [lines[name] for name in BASELINES if name in lines]
+    half = lines["tpe"]["lost_windows"] / 2
+    top = max(one["median_share"] for one in others)
+    low = max(one["worst_decile_share"] for one in others)
+    rows = (
+        ("median share of the gain", tuner["median_share"], ">= 0.82", tuner["median_share"] >= 0.82),
+        ("share, worst decile", tuner["worst_decile_share"], ">= 0.55", tuner["worst_decile_share"] >= 0.55),
+        ("median, best baseline", top, "<= tuner + 0.02", top <= tuner["median_share"] + 0.02),
+        (
+            "worst decile, best baseline",
+            low,
+            "<= tuner + 0.02",
+            low <= tuner["worst_decile_share"] + 0.02,
+        ),
+        ("windows more than 10% below the default", tuner["lost_windows"], "<= 0.15", tuner["lost_windows"] <= 0.15),
+        ("the same, beside TPE", tuner["lost_windows"], f"< {half:.4f}", tuner["lost_windows"] < half),
+        ("final configuration more than 2% worse", tuner["final_worse"], "<= 0.05", tuner["final_worse"] <= 0.05),
+        ("ask and tell, mean ms", tuner["ms_per_window"], "< 50", tuner["ms_per_window"] < 50),
+        ("memory with the surrogate, MB", memory["with"], "<= 150", memory["with"] <= 150),
+        ("memory without, MB", memory["without"], "<= 50", memory["without"] <= 50),
+    )
+    return [{"what": what, "measured": measured, "must": must, "met": met} for what, measured, must, met in rows]
+
+
+_FOOTPRINT = """
+import random, re, sys
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+from ag06.knob import Knob
+before = resident()
+from ag06.ml import Tuner
+tuner = Tuner([Knob(name, low=1, high=256, default=8, scale="log") for name in "abcd"], surrogate=sys.argv[1] == "with")
+for _ in range(160):
+    tuner.tell(tuner.ask(), random.uniform(80, 120))
+print(resident() - before)
+"""
+
+
+def footprint() -> dict[str, float]:
+    """Return what the tuner adds to a process that has `ag06` already, in MB, after 160 windows."""
+    found = {}
+    for kind in ("with", "without"):
+        told = subprocess.run([sys.executable, "-c", _FOOTPRINT, kind], capture_output=True, text=True, check=True)
+        found[kind] = round(float(told.stdout), 1)
+    return found
 
 
 def show(lines: dict[str, dict[str, Any]], title: str) -> None:
@@ -146,8 +197,14 @@ def main() -> None:
     if by_family:
         show(by_family, "the tuner by family")
     if chosen.output is not None:
-        report = {"windows": WINDOWS, "summary": lines, "by_family": by_family, "runs": [asdict(one) for one in found]}
-        chosen.output.write_text(json.dumps(report) + "\n")
+        report: dict[str, Any] = {"windows": WINDOWS, "seeds": sorted({one.seed for one in found})}
+        if {"tuner", "tpe"} <= lines.keys():
+            report["musts"] = musts(lines, footprint())
+            show({row.pop("what"): row for row in map(dict, report["musts"])}, "what must hold")
+        report |= {"summary": lines, "by_family": by_family, "columns": [field.name for field in fields(Run)]}
+        text = json.dumps(report, indent=1)[:-2]
+        rows = ",\n".join("  " + json.dumps(list(astuple(one))) for one in found)
+        chosen.output.write_text(f'{text},\n "runs": [\n{rows}\n ]\n}}\n')
         sys.stdout.write(f"written to {chosen.output}\n")
 
 
@@ -158,7 +215,7 @@ def _names(found: Sequence[Run]) -> list[str]:
 
 def _merged(path: Path, found: Sequence[Run]) -> list[Run]:
     """Put new runs in the place of old ones of the same optimizer, family and seed."""
-    old = [Run(**line) for line in json.loads(path.read_text())["runs"]] if path.exists() else []
+    old = [Run(*line) for line in json.loads(path.read_text())["runs"]] if path.exists() else []
     kept = {(one.optimizer, one.family, one.seed): one for one in [*old, *found]}
     return list(kept.values())
 

@@ -18,7 +18,7 @@ from ag06.ml.search import Window
 from ag06.ml.space import Position, Space
 from ag06.ml.surrogate import Array, Surrogate
 
-CURIOSITY = 1.5
+CURIOSITY = 2.0
 """Deviations above the mean at which a configuration is valued: more explores more."""
 CAUTION = 0.8
 """Deviations below the mean at which a configuration must still be safe."""
@@ -26,13 +26,14 @@ LOSS = math.log(0.9)
 """What is not proposed: more than 10% below the default."""
 CONFIDENCE = 1.5
 """Deviations by which the best must lie above the default."""
+DOUBT = 0.5
+"""Deviations below the mean at which those that do are compared."""
 RADIUS = 0.25
 """Half a side of the trust region; single draws reach from a third of it to twice as far."""
-REACHES = (0.3, 1.0, 1.0, 2.0)
+REACHES = (0.3, 1.0, 2.0)
 CANDIDATES = 200
-DEFAULT_EVERY, BEST_EVERY = 8, 7
-"""Every so many windows the default, or the best, runs again as a control of the load."""
-FIRST_STEP = 0.05
+DEFAULT_EVERY, BEST_EVERY = 8, 6
+"""Every so many windows the default runs again, as a control, or what is best as far as is known, to know it better."""
 ASCENT_STEPS, ASCENT_STEP, SLOPE_WIDTH = 8, 0.03, 0.01
 BREAKS = (8, 16)
 """How many of the last windows are looked at for a change of regime."""
@@ -66,9 +67,8 @@ class GaussianSearch:
         count = len(windows)
         if count < 2 or count % DEFAULT_EVERY == 0:
             return self._space.default
-        if count % BEST_EVERY == 0:
-            return self.best
-        return self._promising(windows, random)
+        curiosity = -DOUBT if count % BEST_EVERY == 0 else CURIOSITY
+        return self._promising(windows, random, curiosity)
 
     def move_to(self, space: Space) -> None:
         """See `Search.move_to`."""
@@ -98,9 +98,9 @@ class GaussianSearch:
         """Make the best what has the highest lower bound over the default, of what has run; else the default."""
         seen = self._runnable(windows)
         mean, deviation = self._over_default(seen)
-        lower = mean - CONFIDENCE * deviation
-        top = int(np.argmax(lower))
-        self.best = seen[top] if lower[top] > 0 else self._space.default
+        worth = np.where(mean > CONFIDENCE * deviation, mean - DOUBT * deviation, -np.inf)
+        top = int(np.argmax(worth))
+        self.best = seen[top] if np.isfinite(worth[top]) else self._space.default
 
     def _runnable(self, windows: Sequence[Window]) -> list[Position]:
         """Return the positions that ran and that the pins allow, each once."""
@@ -115,29 +115,30 @@ class GaussianSearch:
                 return last
         return 0
 
-    def _promising(self, windows: Sequence[Window], random: Random) -> Position:
+    def _promising(self, windows: Sequence[Window], random: Random, curiosity: float) -> Position:
         drawn = dict.fromkeys(self._runnable(windows))
         for _ in range(CANDIDATES):
             reach = RADIUS * random.choice(REACHES)
             moved = [at + reach * random.uniform(-1, 1) if random.random() < 0.7 else at for at in self.best]
             drawn[self._space.snap(moved)] = None
         candidates = list(drawn)
-        start = candidates[int(np.argmax(self._worth(candidates)))]
-        path = [self._space.snap(at) for at in climb(start, self._slope, ASCENT_STEPS, ASCENT_STEP)]
-        return path[int(np.argmax(self._worth(path)))]
+        start = candidates[int(np.argmax(self._worth(candidates, curiosity)))]
+        places = climb(start, lambda at: self._slope(at, curiosity), ASCENT_STEPS, ASCENT_STEP)
+        path = [self._space.snap(at) for at in places]
+        return path[int(np.argmax(self._worth(path, curiosity)))]
 
-    def _slope(self, at: Position) -> list[float]:
+    def _slope(self, at: Position, curiosity: float) -> list[float]:
         """Return the central differences of the worth."""
         steps = np.eye(len(at)) * SLOPE_WIDTH
         places = [tuple(at + side * step) for step in steps for side in (1, -1)]
-        worth = self._worth(places)
+        worth = self._worth(places, curiosity)
         return [float(slope) for slope in worth[::2] - worth[1::2]]
 
-    def _worth(self, positions: Sequence[Position]) -> Array:
-        """Return the upper bound over the default; what is not safe is worth less than all that is."""
+    def _worth(self, positions: Sequence[Position], curiosity: float) -> Array:
+        """Return what lies `curiosity` deviations above the mean; what is not safe is worth less than all that is."""
         mean, deviation = self._over_default(positions)
         missing = np.minimum(mean - CAUTION * deviation - LOSS, 0.0)
-        return np.where(missing < 0, 10 * missing - 10, mean + CURIOSITY * deviation)
+        return np.where(missing < 0, 10 * missing - 10, mean + curiosity * deviation)
 
     def _over_default(self, positions: Sequence[Position]) -> tuple[Array, Array]:
         features = np.array([self._space.features(at) for at in positions])

@@ -15,6 +15,8 @@ from ag06.ml.space import Position, Space
 
 REACH, REACH_DECAY = 0.12, 0.101
 STEP, STEP_DECAY, STABILITY = 0.1, 0.602, 3.0
+MOST_DECAY = 40
+"""After so many pairs reach and step shrink no more: what is being climbed may move."""
 LARGEST_MOVE = 0.15
 PAIRS_BETWEEN_CONTROLS = 2
 """After so many pairs of perturbations comes a pair of what they led to and the default."""
@@ -45,7 +47,7 @@ class SpsaSearch:
         self._controls: list[float] = []
 
     def learn(self, windows: Sequence[Window]) -> int:
-        """See `Search.learn`; a change of regime shows as controls that no longer hold, and costs nothing else."""
+        """See `Search.learn`; a change of regime shows as controls that no longer hold: it is dealt with here."""
         window = windows[-1]
         if not window.asked:
             return 0
@@ -78,13 +80,13 @@ class SpsaSearch:
 
     def _step(self, difference: float) -> None:
         slope = difference / (2 * self._reach())
-        gain = STEP / (self._pairs + STABILITY) ** STEP_DECAY
+        gain = STEP / (min(self._pairs, MOST_DECAY) + STABILITY) ** STEP_DECAY
         move = min(max(gain * slope, -LARGEST_MOVE), LARGEST_MOVE)
         self._at = tuple(min(max(at + move * sign, 0.0), 1.0) for at, sign in zip(self._at, self._signs, strict=True))
         self._pairs += 1
 
     def _reach(self) -> float:
-        return float(REACH / (self._pairs + 1) ** REACH_DECAY)
+        return float(REACH / (min(self._pairs, MOST_DECAY) + 1) ** REACH_DECAY)
 
     def reset(self, windows: Sequence[Window]) -> None:
         """See `Search.reset`."""

@@ -64,6 +64,7 @@ class Tuner:
         self._told: list[_Told] = []
         self._count = 0
         self._asked: Config | None = None
+        self._resting = False
         self._search = _search(self._space, surrogate)
         self.rejected = 0
         """How many scores were refused, because they were no finite numbers."""
@@ -96,15 +97,15 @@ class Tuner:
         checked = self._space.check(config)
         if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
             self.rejected += 1
-            self._asked = self.best
+            self._asked, self._resting = self.best, True
             raise InvalidMetric("score", f"{score!r} is no finite number; tell only windows that measured something")
         if self._scale == "ratio" and score < 0:
             raise InvalidMetric("score", f"{score!r} is below 0; use scale='difference' for such scores")
-        asked = checked == self._asked
+        asked = checked == self._asked and not self._resting
         self._told.append(_Told(self._count, self._space.encode(checked), float(score), asked))
         self._told = self._told[-REMEMBERED:]
         self._count += 1
-        self._asked = None
+        self._asked, self._resting = None, False
         contradicting = self._search.learn(self._windows())
         if contradicting:
             self._told = self._told[-contradicting:]
@@ -122,7 +123,7 @@ class Tuner:
     def _pins(self, pinned: Mapping[str, Any]) -> None:
         self._space = Space(list(self._space.knobs.values()), pinned)
         self._search.move_to(self._space)
-        self._asked = None
+        self._asked, self._resting = None, False
 
     def state(self) -> dict[str, Any]:
         """Return all that was learned as plain JSON, for `Tuner.restore`."""
@@ -135,6 +136,7 @@ class Tuner:
             "windows": [[one.number, list(one.position), one.score, one.asked] for one in self._told],
             "count": self._count,
             "asked": self._asked,
+            "resting": self._resting,
             "rejected": self.rejected,
             "regimes": self.regimes,
             "search": {"kind": type(self._search).__name__, **self._search.state()},
@@ -161,6 +163,7 @@ class Tuner:
         ]
         tuner._count, tuner.rejected, tuner.regimes = state["count"], state["rejected"], state["regimes"]
         tuner._asked = None if state["asked"] is None else dict(state["asked"])
+        tuner._resting = state["resting"]
         if type(tuner._search).__name__ == kind:
             tuner._search.restore(state["search"], tuner._windows())
         return tuner
