@@ -41,7 +41,8 @@ async def workflow_rows(pairs: int, seconds: float) -> list[str]:
         async with app.running():
             await feeder.feed(fed)  # what is imported and opened on the way the first time
             for change in CHANGES:
-                default, changed = [], []
+                default: list[float] = []
+                changed: list[float] = []
                 for turn in range(pairs):
                     for setting, rates in ((0, default), (1, changed))[:: -1 if turn % 2 else 1]:
                         for name, knob in app.knobs.items():
