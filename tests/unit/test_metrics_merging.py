@@ -231,6 +231,22 @@ def test_a_process_is_not_taken_for_dead_by_those_who_look_on(tmp_path: Path) ->
     process.kill()
 
 
+def test_a_dead_process_does_not_look_alive_while_another_reader_folds_it(tmp_path: Path) -> None:
+    living, dead = Process(tmp_path), Process(tmp_path)
+    for process in (living, dead):
+        process.sum.set(3)
+        process.counter.labels("x").inc(2)
+    dead.kill()
+    folding = ProcessGroup(tmp_path).fold()
+    steps = 0
+    while next(folding, ...) is not ...:
+        steps += 1
+        shown = snapshot(finished(ProcessGroup(tmp_path).merge()))
+        assert (shown[PREFIX + "g"], shown[PREFIX + 'c_total{a="x"}']) == (3.0, 4.0)
+    assert steps > 1
+    living.kill()
+
+
 def test_a_name_that_comes_again_is_a_new_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getpid", lambda: 7)
     for _ in range(3):

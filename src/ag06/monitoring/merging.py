@@ -225,13 +225,14 @@ class ProcessGroup:
 
     def fold(self) -> Work:
         """Add what dead processes counted to `past.json` and remove their files; only one process does so at a time."""
-        with contextlib.ExitStack() as open_files:
-            dead = self._claim_dead(open_files)
-            if not dead:
+        with contextlib.ExitStack() as look:
+            if not self._claim_dead(look):
                 return
+        with contextlib.ExitStack() as open_files:
             folding = open_files.enter_context(_opened(self._directory / _FOLDING, os.O_CREAT | os.O_RDWR))
             if not lock(folding, self._directory / _FOLDING):
                 return
+            dead = self._claim_dead(open_files)  # another one may have folded some of them since that look
             past = self._past()
             new = {name: index for name, index in dead.items() if name not in past.names}
             if new:
@@ -247,7 +248,10 @@ class ProcessGroup:
                     self._remove(self._directory / (name + suffix))
 
     def _claim_dead(self, open_files: contextlib.ExitStack) -> dict[str, int]:
-        """Return the locked index of each process that is gone, by name."""
+        """Return the locked index of each process that is gone, by name.
+
+        The lock is a shared one: to others who read meanwhile these processes must not look alive.
+        """
         dead: dict[str, int] = {}
         for name in self._names():
             path = self._directory / (name + INDEX)
@@ -256,7 +260,7 @@ class ProcessGroup:
                     index = attempt.enter_context(_opened(path))
                 except FileNotFoundError:
                     continue
-                if lock(index, path):
+                if lock(index, path, shared=True):
                     dead[name] = index
                     open_files.push(attempt.pop_all())
         return dead

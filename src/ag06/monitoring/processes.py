@@ -109,10 +109,13 @@ def _create(directory: Path) -> tuple[str, int]:
         os.close(index)  # whoever clears up was quicker
 
 
-def lock(descriptor: int, path: Path) -> bool:
-    """Whether the lock of an open file could be had at once, and the file is still the one at `path`."""
+def lock(descriptor: int, path: Path, *, shared: bool = False) -> bool:
+    """Whether the lock of an open file could be had at once, and the file is still the one at `path`.
+
+    A `shared` one can be had by many, but not while its process lives.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         return os.stat(path).st_ino == os.fstat(descriptor).st_ino
     except (BlockingIOError, FileNotFoundError):
         return False
