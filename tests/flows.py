@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ag06 import DeadLetter, Event, Workflow
+from ag06 import CircuitOpen, Context, DeadLetter, Event, Reject, Retry, Workflow
 from ag06.runtime.dead_letters import list_dead_letters
 
 SECONDS = 20.0
@@ -34,3 +34,21 @@ async def until(check: Callable[[], object], seconds: float = SECONDS) -> None:
         if time.monotonic() > deadline:
             raise AssertionError(f"still not so after {seconds} s: {check}")
         await asyncio.sleep(0.005)
+
+
+def step_that_ends_in_every_way(app: Workflow) -> None:
+    """Declare a step `bill` of two attempts; the data of an `order` says how its delivery ends."""
+    refused: set[str] = set()
+
+    @app.step("order", retry=Retry(attempts=2, initial=0.001))
+    async def bill(event: Event, ctx: Context) -> None:
+        match event.data:
+            case "retried" if ctx.attempt == 1:
+                raise ConnectionError("away")
+            case "delayed" if event.id not in refused:
+                refused.add(event.id)
+                raise CircuitOpen("crm", 0.01)
+            case "rejected":
+                raise Reject("no")
+            case "broken":
+                raise ValueError("broken")

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from ag06 import CircuitBreaker, CircuitOpen, Context, Event, Reject, Retry, Workflow
+from ag06 import CircuitBreaker, Event, Retry, Workflow
 from ag06.monitoring import observability
 from ag06.monitoring.log_context import identity
-from flows import SECONDS, until
+from flows import SECONDS, step_that_ends_in_every_way, until
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 _numbers = itertools.count()
@@ -44,20 +44,7 @@ def workflow(store_url: str) -> Workflow:
 
 async def test_each_end_of_a_delivery_is_counted_once(store_url: str, grown: Grown) -> None:
     app = workflow(store_url)
-    refused: set[str] = set()
-
-    @app.step("order", retry=Retry(attempts=2, initial=0.001))
-    async def bill(event: Event, ctx: Context) -> None:
-        match event.data:
-            case "retried" if ctx.attempt == 1:
-                raise ConnectionError("away")
-            case "delayed" if event.id not in refused:
-                refused.add(event.id)
-                raise CircuitOpen("crm", 0.01)
-            case "rejected":
-                raise Reject("no")
-            case "broken":
-                raise ValueError("broken")
+    step_that_ends_in_every_way(app)
 
     async with app.running():
         for name in ("good", "fine", "retried", "delayed", "rejected", "broken"):

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from ag06 import CircuitOpen, Context, Event, Outcome, Reject, Retry, Workflow
-from flows import SECONDS, said, until
+from ag06 import Context, Event, Outcome, Workflow
+from flows import SECONDS, said, step_that_ends_in_every_way, until
 from records import collect
 
 
@@ -16,20 +16,7 @@ async def test_every_way_a_delivery_ends_has_its_kind(store_url: str) -> None:
     app = Workflow("shop", store=store_url)
     outcomes: list[Outcome] = []
     assert app.on_outcome(outcomes.append) is not None
-    refused: set[str] = set()
-
-    @app.step("order", retry=Retry(attempts=2, initial=0.001))
-    async def bill(event: Event, ctx: Context) -> None:
-        match event.data:
-            case "retried" if ctx.attempt == 1:
-                raise ConnectionError("away")
-            case "delayed" if event.id not in refused:
-                refused.add(event.id)
-                raise CircuitOpen("crm", 0.01)
-            case "rejected":
-                raise Reject("no")
-            case "broken":
-                raise ValueError("broken")
+    step_that_ends_in_every_way(app)
 
     async with app.running():
         ids = {name: await app.publish("order", data=name) for name in ("good", "retried", "delayed", "rejected")}

@@ -18,6 +18,8 @@ from ag06.cli.opening import refuse_memory
 from ag06.errors import ConfigurationError, StoreError
 
 if TYPE_CHECKING:
+    from ag06.runtime.fleet import Fleet
+    from ag06.runtime.supervisor import Supervisor
     from ag06.runtime.workflow import Workflow
 
 
@@ -161,18 +163,22 @@ def _on_signal(call: Callable[[], object]) -> None:
         loop.add_signal_handler(number, call)
 
 
+def _supervisor(target: str, workers: int, store: str | None, workflow: Workflow, fleet: Fleet) -> Supervisor:
+    from ag06.runtime.supervisor import Supervisor
+
+    return Supervisor(
+        target, workers, workflow.events, store=store, grace=workflow.grace, environment=fleet.environment
+    )
+
+
 async def _supervised(target: str, workers: int, store: str | None, workflow: Workflow) -> int:
     from ag06.runtime.fleet import Fleet
-    from ag06.runtime.supervisor import Supervisor
 
     stopped = asyncio.Event()
     _on_signal(stopped.set)  # what comes before there are workers to stop is not forgotten
     async with Fleet(workflow) as fleet:
         await _register(workflow)
-        environment = fleet.environment
-        supervisor = Supervisor(
-            target, workers, workflow.events, store=store, grace=workflow.grace, environment=environment
-        )
+        supervisor = _supervisor(target, workers, store, workflow, fleet)
         _on_signal(supervisor.stop)
         if stopped.is_set():
             return 0
@@ -187,16 +193,13 @@ async def _reloading(target: str, workers: int, store: str | None, workflow: Wor
     from watchfiles import PythonFilter, awatch
 
     from ag06.runtime.fleet import Fleet
-    from ag06.runtime.supervisor import Supervisor
 
     stopped = asyncio.Event()
     _on_signal(stopped.set)
     async with Fleet(workflow) as fleet:
         changes = awatch(Path.cwd(), watch_filter=PythonFilter(), stop_event=stopped, raise_interrupt=False)
         while not stopped.is_set():
-            supervisor = Supervisor(
-                target, workers, workflow.events, store=store, grace=workflow.grace, environment=fleet.environment
-            )
+            supervisor = _supervisor(target, workers, store, workflow, fleet)
             fleet.watch(supervisor)
             running = asyncio.create_task(supervisor.run())
             try:

@@ -127,7 +127,7 @@ class MetricsCollector:
             return None  # its health check says so aloud
         now = self._wall()
         return {
-            info.group: Queue(info.backlog, 0.0 if info.oldest_ms is None else max(0.0, now - info.oldest_ms / 1000))
+            info.group: Queue(info.backlog, info.oldest_age(now))
             for info in infos
             if info.group in (known if self._only is None else self._only)
         }

@@ -24,7 +24,7 @@ from ag06.monitoring.exemplar import Exemplar
 from ag06.monitoring.exposition import finished
 from ag06.monitoring.metrics import MOST_CHILDREN, Home, Reading
 from ag06.monitoring.names import OTHER, Declaration
-from ag06.monitoring.processes import INDEX, SLOTS, Entry, join, lock
+from ag06.monitoring.processes import INDEX, SLOTS, Entry, is_free, join, lock
 from ag06.monitoring.values import SLOT_BYTES
 
 _logger = logging.getLogger("ag06.monitoring")
@@ -198,7 +198,7 @@ class ProcessGroup:
             if name in past.names:
                 continue
             with _opened(self._directory / (name + INDEX)) as index:
-                yield from self._add_process(total, name, index, dead=_is_free(index))
+                yield from self._add_process(total, name, index, dead=is_free(index))
 
     def _add_process(self, total: Sum, name: str, descriptor: int, *, dead: bool) -> Work:
         index = self._indexes.setdefault(name, _Index())
@@ -333,11 +333,3 @@ def _opened(path: Path, flags: int = os.O_RDWR) -> Iterator[int]:
         if process == os.getpid():  # a child forked meanwhile shares the lock: it must not end there, nor last as long
             fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
-
-
-def _is_free(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

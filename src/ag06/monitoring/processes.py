@@ -115,7 +115,21 @@ def lock(descriptor: int, path: Path, *, shared: bool = False) -> bool:
     A `shared` one can be had by many, but not while its process lives.
     """
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        return os.stat(path).st_ino == os.fstat(descriptor).st_ino
-    except (BlockingIOError, FileNotFoundError):
+        return _flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX) and (
+            os.stat(path).st_ino == os.fstat(descriptor).st_ino
+        )
+    except FileNotFoundError:
         return False
+
+
+def is_free(descriptor: int) -> bool:
+    """Whether the process of an open index is gone; takes a shared lock of it."""
+    return _flock(descriptor, fcntl.LOCK_SH)
+
+
+def _flock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -121,24 +121,34 @@ class MetricsFacade:
 
     async def read(self) -> Reading:
         """Return every metric with its numbers, of all processes; reading never holds the event loop for long."""
-        return await self._gathered()
+        if self._group is not None:
+            try:
+                return await spread(self._group.merge())
+            except OSError as error:
+                self._warn(error)
+        return self.registry.read()
 
     def read_at_once(self) -> Reading:
         """Return what `read` does, in one go."""
-        return self._reading()
+        if self._group is not None:
+            try:
+                return finished(self._group.merge())
+            except OSError as error:
+                self._warn(error)
+        return self.registry.read()
 
     def snapshot(self) -> dict[str, Any]:
         """Return `{full metric name: value or {count, sum, ...}}`; a name with labels has them in braces."""
-        return snapshot(self._reading())
+        return snapshot(self.read_at_once())
 
     async def gather(self) -> dict[str, Any]:
         """Return what `snapshot` does; making it never holds the event loop for long."""
-        return await spread(by_name(await self._gathered()))
+        return await spread(by_name(await self.read()))
 
     def exposition(self, accept: str = "") -> bytes:
         """Return all metrics as Prometheus text, or as OpenMetrics where the `Accept` header prefers that."""
         content_type = negotiate(accept)
-        text = "".join(self._renderer.pieces(self._reading(), content_type)).encode()
+        text = "".join(self._renderer.pieces(self.read_at_once(), content_type)).encode()
         return text + self._foreign.text(content_type, self._taken()) + end(content_type)
 
     def stream(self, accept: str = "") -> tuple[str, AsyncIterator[bytes]]:
@@ -147,25 +157,9 @@ class MetricsFacade:
         return content_type, self._parts(content_type)
 
     async def _parts(self, content_type: str) -> AsyncIterator[bytes]:
-        async for part in sliced(self._renderer.pieces(await self._gathered(), content_type)):
+        async for part in sliced(self._renderer.pieces(await self.read(), content_type)):
             yield part
         yield await self._foreign.collect(content_type, self._taken()) + end(content_type)
-
-    async def _gathered(self) -> Reading:
-        if self._group is not None:
-            try:
-                return await spread(self._group.merge())
-            except OSError as error:
-                self._warn(error)
-        return self.registry.read()
-
-    def _reading(self) -> Reading:
-        if self._group is not None:
-            try:
-                return finished(self._group.merge())
-            except OSError as error:
-                self._warn(error)
-        return self.registry.read()
 
     def _warn(self, error: OSError) -> None:
         _logger.warning("metrics of the other processes cannot be read, only those of this one are shown: %s", error)

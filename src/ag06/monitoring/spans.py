@@ -19,11 +19,9 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, S
 
 from ag06.event import Event
 from ag06.monitoring import traceparent
-from ag06.monitoring.traceparent import TraceContext, format_traceparent, parse
+from ag06.monitoring.traceparent import MOST_LINKS, TraceContext, format_traceparent, parse
 
 SCOPE = "ag06"
-MOST_LINKS = 128
-"""As many links as a span of OpenTelemetry's SDK has unless told otherwise."""
 
 Settled = Literal["ack", "postpone", "bury"]
 Again = Literal["retry", "replay"]

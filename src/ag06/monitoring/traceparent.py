@@ -12,6 +12,8 @@ from contextvars import ContextVar
 
 import msgspec
 
+MOST_LINKS = 128
+"""As many links as a span of OpenTelemetry's SDK has unless told otherwise."""
 _PATTERN = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[^\r\n]*)?")
 _NO_TRACE = "0" * 32
 _NO_SPAN = "0" * 16

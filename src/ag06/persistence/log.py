@@ -136,6 +136,10 @@ class GroupInfo(msgspec.Struct, frozen=True):
     dead_letters: int
     oldest_ms: int | None = None
 
+    def oldest_age(self, now: float) -> float:
+        """Return the age of the oldest one in seconds, 0 if there is none; `now` is in seconds since the epoch."""
+        return 0.0 if self.oldest_ms is None else max(0.0, now - self.oldest_ms / 1000)
+
 
 class LogStats(msgspec.Struct, frozen=True):
     """How the log stands: events held, duplicates refused since it was made, events due later, steps."""
@@ -217,6 +221,11 @@ class Bury(msgspec.Struct, frozen=True):
 
 
 Settlement = Acknowledge | Postpone | Bury
+
+
+def deliveries_of(settlement: Settlement) -> Sequence[Delivery]:
+    """Return the deliveries that a settlement is about."""
+    return settlement.deliveries if isinstance(settlement, Acknowledge) else (settlement.delivery,)
 
 
 class StoredDeadLetter(msgspec.Struct, frozen=True):

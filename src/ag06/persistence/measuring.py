@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from ag06.monitoring.instruments import BATCH_SIZE, STORE_OPERATION
-from ag06.persistence.log import Acknowledge, Settlement
+from ag06.persistence.log import Settlement, deliveries_of
 
 begin = perf_counter
 """Return what `Measured.done` takes: when an operation began."""
@@ -45,4 +45,4 @@ REPLAY, STATS, MAINTAIN = (Measured(name) for name in ("replay", "stats", "maint
 
 def settled_by(settlements: Sequence[Settlement]) -> int:
     """Return how many deliveries these settle."""
-    return sum([len(one.deliveries) if isinstance(one, Acknowledge) else 1 for one in settlements])
+    return sum([len(deliveries_of(one)) for one in settlements])

@@ -10,12 +10,11 @@ import msgspec
 
 from ag06.errors import ConfigurationError
 from ag06.event import Event, decode_event, from_millis
-from ag06.monitoring.traceparent import is_sampled
+from ag06.monitoring.traceparent import MOST_LINKS, is_sampled
 from ag06.monitoring.tracing import TRACING
 from ag06.persistence.log import EventLog, Reason, StoredDeadLetter
 
 _PAGE = 200
-_MOST_LINKS = 128  # as many as a span keeps
 _REASONS = get_args(Reason)
 
 
@@ -218,7 +217,7 @@ class _Origins:
 
     def add(self, event: Event[Any]) -> None:
         self.types.add(event.type)
-        if is_sampled(event.traceparent) and event.traceparent is not None and len(self.traces) < _MOST_LINKS:
+        if is_sampled(event.traceparent) and event.traceparent is not None and len(self.traces) < MOST_LINKS:
             self.traces.append(event.traceparent)
 
 

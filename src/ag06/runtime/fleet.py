@@ -9,22 +9,19 @@ import tempfile
 import time
 from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from ag06.monitoring import observability
 from ag06.monitoring.checks import register_built_in
 from ag06.monitoring.fine import fine_directory
 from ag06.monitoring.instruments import DIRECTORY_VARIABLE
-from ag06.monitoring.routes import standard_routes, with_added_routes
-from ag06.monitoring.server import HttpServer, open_server
-from ag06.persistence.stores import sqlite_file
+from ag06.monitoring.server import HttpServer
 from ag06.runtime.fleet_health import FleetHealth
 from ag06.runtime.fleet_status import merged_status, worker_status
+from ag06.runtime.serving import open_workflow_server, written_paths
+from ag06.runtime.status import heading
 from ag06.runtime.supervisor import Supervisor, WorkerProcess
 from ag06.runtime.worker_reports import WorkerReport, read_reports, remove_reports
 
@@ -91,22 +88,16 @@ class Fleet:
         await asyncio.to_thread(observability.metrics.share, directory)
         await asyncio.to_thread(observability.fine.share, fine_directory(directory))
         events = self._workflow.events
-        file = sqlite_file(events.url or "")
         register_built_in(
             self.health.own,
-            paths=[path for path in (file, events.journal_directory) if path is not None],
+            paths=written_paths(events),
             stats=events.stats,
             journal=events.journal_state if events.has_journal else None,
         )
         self.health.registry.set_phase(self._workflow.name, "opening")
-        routes = standard_routes(
-            self.health.registry,
-            observability.metrics.stream,
-            self.status,
-            version=version("ag06"),
-            release_id=self._workflow.name,
+        self._server = await open_workflow_server(
+            self._workflow, self.health.registry, self.status, port=self._http_port
         )
-        self._server = await open_server(with_added_routes(routes, self._workflow), port=self._http_port)
         self._spawn(self._look(directory), "looking after workers")
 
     async def _close(self) -> None:
@@ -146,12 +137,7 @@ class Fleet:
         report = await self.health.registry.check_health()
         reports = [report for report in self._reports.values() if _works(report)]
         return {
-            "workflow": self._workflow.name,
-            "version": version("ag06"),
-            "store": self._workflow.events.url,
-            "since": self._began.isoformat(),
-            "status": report.status,
-            "components": msgspec.to_builtins(report.components),
+            **heading(self._workflow, self._began, report),
             **merged_status(reports),
             "workers": [
                 worker_status(worker, self._reports.get(worker.name) if worker.alive else None, time.time)

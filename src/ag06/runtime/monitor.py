@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from ag06.monitoring import instruments, observability
 from ag06.monitoring.checks import register_built_in
 from ag06.monitoring.loop_watch import LoopWatch
-from ag06.monitoring.routes import standard_routes, with_added_routes
-from ag06.monitoring.server import HttpServer, open_server
+from ag06.monitoring.server import HttpServer
 from ag06.monitoring.tracing import TRACING
-from ag06.persistence.stores import sqlite_file
 from ag06.runtime.sampling import Sampler
+from ag06.runtime.serving import open_workflow_server, written_paths
 from ag06.runtime.status import status_of
 
 if TYPE_CHECKING:
@@ -55,34 +54,28 @@ class Monitor:
     async def open(self) -> None:
         """Begin; the workflow is `opening` until `watch`. Raises `ConfigurationError` for a port that cannot be had."""
         observability.metrics.tolerate_mistakes()
-        await asyncio.to_thread(observability.share_fine)
+        if instruments.DIRECTORY_VARIABLE in os.environ:
+            await asyncio.to_thread(observability.share_fine)
         TRACING.start(self._workflow.name)
         _watched.append(self)
         self._watch.start()
         observability.health.set_phase(self._workflow.name, "opening")
         if self._listen is not None:
-            routes = standard_routes(
-                observability.health,
-                observability.metrics.stream,
-                self._status,
-                version=version("ag06"),
-                release_id=self._workflow.name,
-            )
-            added = with_added_routes(routes, self._workflow)
             host, port = self._listen
-            self._server = await open_server(added, host=host, port=None if port is None else str(port))
+            self._server = await open_workflow_server(
+                self._workflow, observability.health, self._status, host=host, port=port
+            )
 
     def watch(self, worker: Worker, log: EventLog) -> None:
         """Look at a worker that runs on `log`, and at that log, from now on."""
         self.worker = worker.name
         workflow, events = self._workflow, self._workflow.events
-        file = sqlite_file(events.url or "")
         # Components of a second workflow in the same process have names of their own.
         others = any(other is not self and other._checks for other in _watched)
         self._checks = register_built_in(
             observability.health,
             watch=self._watch,
-            paths=[path for path in (file, events.journal_directory) if path is not None],
+            paths=written_paths(events),
             stats=log.stats,
             report=log.durability_report,
             journal=events.journal_state if events.has_journal else None,

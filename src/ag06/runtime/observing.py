@@ -19,7 +19,7 @@ from ag06.monitoring import fine, instruments
 from ag06.monitoring.log_context import Bound, bind_event, unbind_event
 from ag06.monitoring.tracing import TRACING, Mark
 from ag06.monitoring.tracker import performance
-from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Reason, Settlement
+from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Reason, Settlement, deliveries_of
 from ag06.runtime.outcome import OutcomeKind
 from ag06.runtime.step import Step
 
@@ -56,8 +56,7 @@ class StepObserver:
         self._workflow = workflow
         self._step = step
         self._clock = clock
-        kinds: tuple[OutcomeKind, ...] = ("processed", "retried", "delayed", "dead", "fenced")
-        self._events = {kind: instruments.EVENTS.labels(step.type, kind) for kind in kinds}
+        self._events = {kind: instruments.EVENTS.labels(step.type, kind) for kind in get_args(OutcomeKind)}
         self._duration = instruments.STEP_DURATION.labels(step.group)
         self._age = instruments.EVENT_AGE.labels(step.group)
         self._retries = instruments.RETRIES.labels(step.group)
@@ -188,19 +187,16 @@ class StepObserver:
     # Words
 
     @contextlib.contextmanager
-    def about(self, delivery: Delivery) -> Iterator[None]:
-        """Let log lines that are written inside say which event, trace and step they are about."""
-        try:
-            event = decode_event(delivery.body, delivery.recorded_ms)
-        except Exception:  # noqa: BLE001 - what cannot be read is what the line may be about
-            event = None
+    def about(self, delivery: Delivery, event: Event[Any] | None = None) -> Iterator[None]:
+        """Let log lines that are written inside say which event, trace and step they are about.
+
+        It is read from the delivery, unless the caller has the `event`.
+        """
+        if event is None:
+            with contextlib.suppress(Exception):  # what cannot be read is what the line may be about
+                event = decode_event(delivery.body, delivery.recorded_ms)
         token = bind_event(event, self._workflow, self._step.name, delivery.attempts + 1)
         try:
             yield
         finally:
             unbind_event(token)
-
-
-def deliveries_of(settlement: Settlement) -> Sequence[Delivery]:
-    """Return the deliveries that a settlement is about."""
-    return settlement.deliveries if isinstance(settlement, Acknowledge) else (settlement.delivery,)

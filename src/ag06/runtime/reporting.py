@@ -6,8 +6,8 @@ import logging
 import time
 
 from ag06.event import id_and_subject
-from ag06.persistence.log import Bury, Postpone, Settlement
-from ag06.runtime.observing import deliveries_of, kind_of
+from ag06.persistence.log import Bury, Postpone, Settlement, deliveries_of
+from ag06.runtime.observing import kind_of
 from ag06.runtime.outcome import Listener, Outcome
 from ag06.runtime.step import Step
 from ag06.runtime.verdict import words_of

@@ -115,11 +115,11 @@ class Sampler:
             _logger.debug("the store does not say how its steps stand: %s", error)  # its health check says so aloud
             return
         self.groups = {info.group: info for info in groups if info.group in self._runners}
-        now_ms = self._clock() * 1000
+        now = self._clock()
         for group, info in self.groups.items():
             instruments.GROUP_BACKLOG.labels(group).set(info.backlog)
             fine.BACKLOG.labels(group).set(info.backlog)
-            age = 0.0 if info.oldest_ms is None else max(0.0, (now_ms - info.oldest_ms) / 1000)
+            age = info.oldest_age(now)
             instruments.GROUP_OLDEST_AGE.labels(group).set(age)
             fine.OLDEST_AGE.labels(group).set(age)
         instruments.QUEUE_SIZE.set(sum(info.backlog for info in self.groups.values()))

@@ -13,8 +13,23 @@ from ag06.knob import Knob
 from ag06.monitoring import observability
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from ag06.monitoring.health import HealthReport
     from ag06.runtime.monitor import Monitor
     from ag06.runtime.workflow import Workflow
+
+
+def heading(workflow: Workflow, began: datetime, report: HealthReport) -> dict[str, Any]:
+    """Return what every status begins with: which workflow, on what, since when, and how it is."""
+    return {
+        "workflow": workflow.name,
+        "version": version("ag06"),
+        "store": workflow.events.url,
+        "since": began.isoformat(),
+        "status": report.status,
+        "components": msgspec.to_builtins(report.components),
+    }
 
 
 async def status_of(workflow: Workflow, monitor: Monitor, *, metrics: bool = True) -> dict[str, Any]:
@@ -22,13 +37,8 @@ async def status_of(workflow: Workflow, monitor: Monitor, *, metrics: bool = Tru
     report = await observability.health.check_health()
     sampler = monitor.sampler
     return {
-        "workflow": workflow.name,
-        "version": version("ag06"),
-        "store": workflow.events.url,
+        **heading(workflow, monitor.began, report),
         "worker": monitor.worker,
-        "since": monitor.began.isoformat(),
-        "status": report.status,
-        "components": msgspec.to_builtins(report.components),
         "resources": None if sampler is None else msgspec.to_builtins(sampler.resources),
         "steps": _steps(workflow, monitor),
         "performance": {

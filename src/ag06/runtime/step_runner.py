@@ -14,7 +14,7 @@ from ag06.errors import AG06Error, CircuitOpen, StepFailed, StoreError
 from ag06.event import Event, decode_event
 from ag06.monitoring.tracing import TRACING
 from ag06.persistence.admission import Admission
-from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement, Subscription
+from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement, Subscription, deliveries_of
 from ag06.persistence.outage import Outage
 from ag06.retry import RetryBudget
 from ag06.retry_after import requested_wait
@@ -23,7 +23,7 @@ from ag06.runtime.context import Context
 from ag06.runtime.intake import Intake, Prefetch
 from ag06.runtime.invocation import invoke
 from ag06.runtime.isolation import Isolation
-from ag06.runtime.observing import StepObserver, deliveries_of
+from ag06.runtime.observing import StepObserver
 from ag06.runtime.outcome import Listener
 from ag06.runtime.reporting import Reporter, log_dead_letter, log_postponed
 from ag06.runtime.step import Step
@@ -239,7 +239,7 @@ class StepRunner:
     ) -> None:
         verdict = judge(delivery, failure, self.step.retry)
         if isinstance(verdict, Postpone):
-            with self._observer.about(delivery):
+            with self._observer.about(delivery, event):
                 log_postponed(self.step, verdict, event.id, failure)
         self._settle(verdict, (event.id,), started, failure, span)
 

@@ -26,6 +26,8 @@ USER_MISTAKE = 2
 STORE_VARIABLE = "AG06_RUN_STORE"
 """What `ag06 run` takes for `--store` where that is not given: a URL may hold a password, and every user of a machine
 sees command lines."""
+SUPERVISOR_VARIABLE = "AG06_SUPERVISOR"
+"""The process id of the supervisor that started this process."""
 FLEET_VARIABLE = "AG06_FLEET"
 """How many workers a supervisor runs; they share the constant rate of the retry budget."""
 
@@ -172,7 +174,7 @@ class Supervisor:
             | self._environment
             | {
                 "AG06_WORKER": worker.fresh_name(),
-                "AG06_SUPERVISOR": str(os.getpid()),
+                SUPERVISOR_VARIABLE: str(os.getpid()),
                 FLEET_VARIABLE: str(len(self.workers)),
             }
         )

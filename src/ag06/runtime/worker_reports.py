@@ -56,7 +56,7 @@ async def write_reports(
     A disk that fails, or a `report` that raises, is warned of once; what was written before grows old, which is how the
     reader sees it.
     """
-    path = directory / (quote(worker, safe="")[:_LONGEST_NAME] + SUFFIX)
+    path = directory / (_stem(worker) + SUFFIX)
     warned = False
     while True:
         try:
@@ -67,6 +67,10 @@ async def write_reports(
                 _logger.warning("worker %s cannot report to its supervisor, and tries again: %r", worker, error)
             warned = True
         await asyncio.sleep(every)
+
+
+def _stem(worker: str) -> str:
+    return quote(worker, safe="")[:_LONGEST_NAME]
 
 
 def _write(path: Path, said: WorkerReport) -> None:
@@ -95,7 +99,7 @@ def read_reports(directory: Path, now: float) -> list[WorkerReport]:
 
 def remove_reports(directory: Path, living: frozenset[str]) -> None:
     """Remove what workers left that are not among the `living`: one that is started again has a new name."""
-    kept = {quote(worker, safe="")[:_LONGEST_NAME] for worker in living}
+    kept = {_stem(worker) for worker in living}
     for path in directory.glob("*"):
         if path.suffix in {SUFFIX, ".new"} and path.stem not in kept:
             with contextlib.suppress(OSError):

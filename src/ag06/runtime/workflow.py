@@ -27,6 +27,7 @@ from ag06.runtime.dead_letters import DeadLetters
 from ag06.runtime.outcome import Listener
 from ag06.runtime.shutdown import shutdown_signals
 from ag06.runtime.step import Start, Step, caller_frame, check_brackets, declare_step
+from ag06.runtime.supervisor import SUPERVISOR_VARIABLE
 from ag06.runtime.worker import Worker, claim_name
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ _logger = logging.getLogger("ag06.runtime")
 _LONGEST_PAUSE = 5.0  # between looks for a store that is away at the start, in seconds
 Listen = tuple[str | None, int | str | None]
 """Host and port of the server; what is `None` is as the settings say."""
-SUPERVISOR_VARIABLE = "AG06_SUPERVISOR"
-"""The process id of the supervisor that started this process."""
 _Ready = tuple[EventLog, str]  # the open log, and the name to work under
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from ag06.errors import ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
-from ag06.persistence.log import Acknowledge, Delivery, Durability, Settlement
+from ag06.persistence.log import Delivery, Durability, Settlement, deliveries_of
 from ag06.persistence.measuring import COMMIT, RELEASE, RENEW, START, Measured, begin
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.durability import Sync, check_waited, find_sync
@@ -93,7 +93,7 @@ class RedisSubscription:
                 self._partly = settlements, accepted
                 raise
         for one in settlements:
-            self._let_go(one.deliveries if isinstance(one, Acknowledge) else (one.delivery,))
+            self._let_go(deliveries_of(one))
         return accepted
 
     def _answered(self, settlements: Sequence[Settlement]) -> list[bool]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement
+from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement, deliveries_of
 from ag06.persistence.sqlite.appending import Appender
 from ag06.persistence.sqlite.deliveries import GroupRow, Token
 from ag06.persistence.sqlite.schema import RESTORED
@@ -68,7 +68,7 @@ class Settling:
         return True
 
     def _settle(self, settlement: Settlement) -> bool:
-        deliveries = settlement.deliveries if isinstance(settlement, Acknowledge) else (settlement.delivery,)
+        deliveries = deliveries_of(settlement)
         if not all(self._holds(delivery) for delivery in deliveries):
             return False
         if isinstance(settlement, Postpone):
