@@ -38,7 +38,8 @@ async def start_worker(url: str, number: int, *, wait: bool = True) -> Killable:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(HERE / "chain_app.py"),
-        env=os.environ | {"AG06_STORE": url, "AG06_WORKER": name},
+        # The log shares standard output with what the worker says here.
+        env=os.environ | {"AG06_STORE": url, "AG06_WORKER": name, "AG06_LOG_LEVEL": "error"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
