@@ -37,7 +37,7 @@ def assign(subject: str, salt: str, share: float = 0.5) -> Variant:
     Where `share` grows, subjects go from a to b only. Use a salt of its own for each experiment: under the same salt
     two experiments give the same subjects their b. Raises `ConfigurationError` for a share outside 0 to 1.
     """
-    if isinstance(share, bool) or not 0 <= share <= 1:
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
         raise ConfigurationError(f"share={share!r}: the share of the subjects that get b is 0 to 1")
     # The length keeps ("ab", "c") and ("a", "bc") apart.
     digest = blake2b(f"{len(salt)}:{salt}{subject}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -77,7 +77,7 @@ def sample_ratio_mismatch(counts: Mapping[str, int], shares: Mapping[str, float]
 
 
 def _check(counts: Mapping[str, int], shares: Mapping[str, float], alpha: float) -> None:
-    if not 0 < alpha < 1:
+    if not isinstance(alpha, int | float) or not 0 < alpha < 1:
         raise ConfigurationError(f"alpha={alpha!r}: use a number between 0 and 1, such as 0.001")
     if set(counts) != set(shares) or len(shares) < 2:
         raise ConfigurationError(
