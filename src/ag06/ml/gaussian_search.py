@@ -60,7 +60,8 @@ class GaussianSearch:
     def reset(self, windows: Sequence[Window]) -> None:
         """See `Search.reset`: what is known of lengths and deviations stays, what is known of the surface goes."""
         self.best = self._space.default
-        self._fit(windows, climb=False)
+        if windows:
+            self._fit(windows, climb=False)
 
     def ask(self, windows: Sequence[Window], random: Random) -> Position:
         """See `Search.ask`."""
@@ -69,6 +70,17 @@ class GaussianSearch:
             return self._space.default
         curiosity = -DOUBT if count % BEST_EVERY == 0 else CURIOSITY
         return self._promising(windows, random, curiosity)
+
+    def skip(self) -> None:
+        """See `Search.skip`."""
+
+    def predict(self, position: Position, beside: Position) -> tuple[float, float] | None:
+        """See `Search.predict`; nothing is known before the first window."""
+        if not self._surrogate.fitted:
+            return None
+        features = [np.array(self._space.features(at)) for at in (position, beside)]
+        mean, deviation = self._surrogate.contrast(features[0][None], features[1])
+        return float(mean[0]), float(deviation[0])
 
     def move_to(self, space: Space) -> None:
         """See `Search.move_to`."""
@@ -105,7 +117,7 @@ class GaussianSearch:
     def _runnable(self, windows: Sequence[Window]) -> list[Position]:
         """Return the positions that ran and that the pins allow, each once."""
         seen = dict.fromkeys(window.position for window in windows)
-        return [self._space.default, *(at for at in seen if at == self._space.snap(at))]
+        return [self._space.default, *(at for at in seen if self._space.allows(at))]
 
     def _changed(self, windows: Sequence[Window]) -> int:
         for last in BREAKS:

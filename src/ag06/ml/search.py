@@ -45,6 +45,15 @@ class Search(Protocol):
     def ask(self, windows: Sequence[Window], random: Random) -> Position:
         """Return the position of the next window."""
 
+    def skip(self) -> None:
+        """Expect no score for the position that was asked for last."""
+
+    def predict(self, position: Position, beside: Position) -> tuple[float, float] | None:
+        """Return by how much a position is expected to score above another, and the deviation of that.
+
+        `None` where nothing is known.
+        """
+
     def move_to(self, space: Space) -> None:
         """Go on with other pins."""
 

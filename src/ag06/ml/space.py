@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from ag06.errors import ConfigurationError
@@ -14,6 +15,8 @@ Position = tuple[float, ...]
 
 _APART = 0.5
 """How far one choice of a knob is from another: as far as half of a number's range."""
+_DIGITS = 6
+"""What a number that is proposed is rounded to: so that it is told as it was asked, and people can read it."""
 
 
 class Space:
@@ -21,21 +24,24 @@ class Space:
 
     Args:
         knobs: one or more, each name once.
-        pinned: the values of knobs that must not move, by name.
+        pinned: the values of knobs that must not move, by name; or the names of those that stay at their default.
     """
 
-    def __init__(self, knobs: Sequence[Knob], pinned: Mapping[str, Any]) -> None:
+    def __init__(self, knobs: Sequence[Knob], pinned: Mapping[str, Any] | Collection[str] = ()) -> None:
         """Check names and values; raises `ConfigurationError`."""
-        self.knobs = {knob.name: knob for knob in knobs}
-        if not self.knobs or len(self.knobs) < len(knobs):
-            raise ConfigurationError(f"knobs {[knob.name for knob in knobs]}: give one or more, each name once")
+        self.knobs = _by_name(knobs)
+        if isinstance(pinned, str):
+            raise ConfigurationError(f"pinned={pinned!r}: give values by name, or a collection of names")
         self._refuse_unknown(pinned)
-        self.pinned = {name: _checked(self.knobs[name], value) for name, value in pinned.items()}
-        self.free = [index for index, knob in enumerate(knobs) if knob.name not in self.pinned]
-        self.default = self.encode({knob.name: knob.default for knob in knobs} | self.pinned)
+        values = pinned if isinstance(pinned, Mapping) else {name: self.knobs[name].default for name in pinned}
+        self.pinned = {name: _checked(self.knobs[name], value) for name, value in values.items()}
+        self.free = [index for index, name in enumerate(self.knobs) if name not in self.pinned]
+        self.default = self.encode({knob.name: knob.default for knob in self.knobs.values()} | self.pinned)
 
     def check(self, config: Mapping[str, Any]) -> Config:
         """Return the configuration, its knobs in order; raises `ConfigurationError` naming what does not fit."""
+        if not isinstance(config, Mapping):
+            raise ConfigurationError(f"configuration {config!r}: give the values of the knobs by name")
         self._refuse_unknown(config)
         missing = [name for name in self.knobs if name not in config]
         if missing:
@@ -55,6 +61,11 @@ class Space:
         """Return the coordinates of the nearest configuration there is (integers, choices and pins are a grid)."""
         return self.encode(self.decode(position))
 
+    def allows(self, position: Sequence[float]) -> bool:
+        """Return whether the pins allow a position."""
+        held = set(range(len(self.default))).difference(self.free)
+        return all(position[index] == self.default[index] for index in held)
+
     def features(self, position: Sequence[float]) -> Position:
         """Return what a distance may be taken of: numbers as they are, each choice a direction of its own."""
         found: list[float] = []
@@ -66,23 +77,33 @@ class Space:
                 found.extend(_APART / math.sqrt(2) * (index == chosen) for index in range(len(knob.choices)))
         return tuple(found)
 
-    def _refuse_unknown(self, config: Mapping[str, Any]) -> None:
+    def _refuse_unknown(self, config: Collection[str]) -> None:
         unknown = [name for name in config if name not in self.knobs]
         if unknown:
             raise ConfigurationError(f"unknown knob {unknown[0]!r}; the knobs are {', '.join(self.knobs)}")
+
+
+def _by_name(knobs: Sequence[Knob]) -> dict[str, Knob]:
+    wrong = [knob for knob in knobs if not isinstance(knob, Knob)]
+    if wrong:
+        raise ConfigurationError(f"knobs: {wrong[0]!r} is no Knob; use ag06.ml.Knob(name, low=, high=, default=)")
+    found = {knob.name: knob for knob in knobs}
+    if not found or len(found) < len(knobs):
+        raise ConfigurationError(f"knobs {[knob.name for knob in knobs]}: give one or more, each name once")
+    return found
 
 
 def _checked(knob: Knob, value: Any) -> Any:
     if knob.choices is not None:
         if value not in knob.choices:
             raise ConfigurationError(f"knob {knob.name}: {value!r} is none of {', '.join(map(repr, knob.choices))}")
-        return value
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return knob.choices[knob.choices.index(value)]
+    number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not knob.low <= value <= knob.high:
         raise ConfigurationError(f"knob {knob.name}: {value!r} is not between {knob.low} and {knob.high}")
     if knob.integer and value != round(value):
         raise ConfigurationError(f"knob {knob.name}: {value!r} is not a whole number")
-    return round(value) if knob.integer else value
+    return int(value) if knob.integer else float(value)
 
 
 def _coordinate(knob: Knob, value: Any) -> float:
@@ -97,12 +118,16 @@ def _value(knob: Knob, at: float) -> Any:
     inside = min(max(at, 0.0), 1.0)
     if knob.choices is not None:
         return knob.choices[_slice(knob, inside)]
+    if inside == _coordinate(knob, knob.default):
+        return int(knob.default) if knob.integer else float(knob.default)
     if knob.scale == "log":
         value = knob.low * (knob.high / knob.low) ** inside
+        digits = _DIGITS - math.floor(math.log10(value))
     else:
         value = knob.low + (knob.high - knob.low) * inside
-    value = min(max(value, knob.low), knob.high)
-    return round(value) if knob.integer else value
+        digits = _DIGITS - math.floor(math.log10(knob.high - knob.low))
+    bounded = min(max(round(value, digits), knob.low), knob.high)
+    return round(bounded) if knob.integer else float(bounded)
 
 
 def _slice(knob: Knob, at: float) -> int:

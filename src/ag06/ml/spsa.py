@@ -69,14 +69,17 @@ class SpsaSearch:
         self._controls = [*self._controls, difference][-CONTROLS:]
         if len(self._controls) < LEAST_CONTROLS:
             return
-        error = max(statistics.stdev(self._controls), LEAST_ERROR) / len(self._controls) ** 0.5
-        mean = statistics.fmean(self._controls)
+        mean, error = self._measured()
         if mean > CONFIDENCE * error:
             self.best = self._space.snap(self._at)
         elif mean < -error:
             self.reset(())
         elif mean <= 0:
             self.best = self._space.default
+
+    def _measured(self) -> tuple[float, float]:
+        error = max(statistics.stdev(self._controls), LEAST_ERROR) / len(self._controls) ** 0.5
+        return statistics.fmean(self._controls), error
 
     def _step(self, difference: float) -> None:
         slope = difference / (2 * self._reach())
@@ -102,6 +105,18 @@ class SpsaSearch:
             self._signs = [random.choice((-1, 1)) for _ in self._at]
         side = self._reach() if first else -self._reach()
         return self._space.snap([at + side * sign for at, sign in zip(self._at, self._signs, strict=True)])
+
+    def skip(self) -> None:
+        """See `Search.skip`: the pair begins again, perturbed another way."""
+        self._first = None
+
+    def predict(self, position: Position, beside: Position) -> tuple[float, float] | None:
+        """See `Search.predict`: only of the best beside the default something is known, by the controls."""
+        known = {self.best: 1, self._space.default: -1}
+        if len(self._controls) < LEAST_CONTROLS or known.keys() != {position, beside}:
+            return None
+        mean, error = self._measured()
+        return known[position] * mean, error
 
     def move_to(self, space: Space) -> None:
         """See `Search.move_to`."""

@@ -88,6 +88,7 @@ class Surrogate:
         self._centre = np.log(np.array([*_PRIOR, *[_LENGTH] * features]))
         self._width = np.array([*_PRIOR_WIDTH, *[_LENGTH_WIDTH] * features])
         self.logs: tuple[float, ...] = tuple(float(one) for one in (self._centre if logs is None else logs))
+        self.fitted = False
 
     def fit(self, features: Array, times: Array, scores: Array, *, climb: bool) -> None:
         """Take the windows; `climb`: move each hyperparameter once, if that makes them more likely (MAP)."""
@@ -100,6 +101,7 @@ class Surrogate:
         self._weights = process.alpha_.ravel()
         self._inverse = np.linalg.inv(process.L_)
         self._now = float(times[-1]) + 1
+        self.fitted = True
 
     def contrast(self, features: Array, against: Array) -> tuple[Array, Array]:
         """Return mean and deviation of g(row) - g(against) for each row of features."""
