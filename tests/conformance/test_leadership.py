@@ -28,6 +28,18 @@ async def test_roles_have_leaders_of_their_own(log: EventLog) -> None:
     assert not await log.lead("retention", "a", 60)
 
 
+async def test_a_role_may_have_any_name(open_store: OpenLog) -> None:
+    one, two = await open_store(), await open_store()
+    roles = ["optimizer.mixer", "optimizer.mixer.2", "ä b", "{x}:y", "%", "r" * 255]
+    for role in roles:
+        assert await one.lead(role, f"a {role}", 60)
+    for role in roles:
+        assert not await two.lead(role, "b", 60), role
+        assert await one.lead(role, f"a {role}", 60), "the leader renews"
+        assert await one.lead(role, f"a {role}", 0)
+        assert await two.lead(role, "b", 60), role
+
+
 async def test_a_leadership_that_is_not_renewed_ends(log: EventLog) -> None:
     assert await log.lead("archive", "a", 0.05)
     await eventually(lambda: log.lead("archive", "b", 60))

@@ -19,6 +19,9 @@ Durability = Literal["server", "fsync", "replicated"]
 AGEING_MS = 10_000
 """Waiting this long raises an event by one level of priority."""
 
+MOST_NOTE_BYTES = 1024 * 1024
+"""The largest note, in bytes."""
+
 
 def dispatch_key(recorded_ms: int, level: int) -> int:
     """Return the sort key for dispatch, lowest first.
@@ -381,6 +384,26 @@ class EventLog(Protocol):
 
     async def remove_archive(self, url: str) -> None:
         """Forget an archive, at the log's level of durability; idempotent."""
+        ...
+
+    async def write_note(self, name: str, body: bytes | None) -> None:
+        """Keep `body` under `name` at the log's level of durability, in place of what was there; `None` removes it.
+
+        Notes are for what the processes of a log share besides events: a small state that is replaced as a whole. The
+        last write counts. A write that raised `OutcomeUnknown` may still come, but never after a later one of this
+        log object. No journal takes notes: while the store is away this raises `StoreUnavailable`.
+
+        Raises `InvalidEvent` for a name that `check_name` refuses (1 to 255 bytes, no control characters) and for a
+        body of more than `MOST_NOTE_BYTES`. A store that knows only topics keeps notes in a compacted one, the name as
+        the key, and a tombstone for `None`.
+        """
+        ...
+
+    async def read_note(self, name: str) -> bytes | None:
+        """Return what was last written under `name`, by whichever process; `None` if nothing is there.
+
+        Cheap enough to be asked every second by every worker. Never answered by a replica, which may lag behind.
+        """
         ...
 
     async def lead(self, role: str, holder: str, seconds: float) -> bool:

@@ -68,6 +68,14 @@ class PassingLog:
         """Forget an archive; see the port."""
         await self._inner.remove_archive(url)
 
+    async def write_note(self, name: str, body: bytes | None) -> None:
+        """Replace or remove a note; see the port."""
+        await self._inner.write_note(name, body)
+
+    async def read_note(self, name: str) -> bytes | None:
+        """Return a note; see the port."""
+        return await self._inner.read_note(name)
+
     async def lead(self, role: str, holder: str, seconds: float) -> bool:
         """Take, renew or give up a leadership; see the port."""
         return await self._inner.lead(role, holder, seconds)

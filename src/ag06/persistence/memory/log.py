@@ -39,6 +39,7 @@ from ag06.persistence.measuring import (
 )
 from ag06.persistence.memory import trimming
 from ag06.persistence.memory.state import Group, State
+from ag06.persistence.notes import check_note
 
 _PAGE = 1000
 _BITE = 1000
@@ -269,6 +270,21 @@ class MemoryLog:
         """Forget an archive; see the port."""
         with self._log.lock:
             self._log.state.archives.pop(url, None)
+
+    async def write_note(self, name: str, body: bytes | None) -> None:
+        """Replace or remove a note; see the port."""
+        checked = check_note(name, body)
+        with self._log.lock:
+            if body is None:
+                self._log.state.notes.pop(checked, None)
+            else:
+                self._log.state.notes[checked] = body
+
+    async def read_note(self, name: str) -> bytes | None:
+        """Return a note; see the port."""
+        checked = check_note(name)
+        with self._log.lock:
+            return self._log.state.notes.get(checked)
 
     async def lead(self, role: str, holder: str, seconds: float) -> bool:
         """Take, renew or give up a leadership; see the port."""

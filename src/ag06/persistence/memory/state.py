@@ -224,6 +224,7 @@ class State:
         self.position = 0
         self.archives: dict[str, None] = {}
         self.leaders: dict[str, tuple[str, float]] = {}
+        self.notes: dict[str, bytes] = {}
 
     # Append
 

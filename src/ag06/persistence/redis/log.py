@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import weakref
 from collections.abc import AsyncIterator, Sequence
 
@@ -22,6 +23,7 @@ from ag06.persistence.log import (
     Subscription,
 )
 from ag06.persistence.measuring import MAINTAIN, STATS, begin
+from ag06.persistence.notes import check_note
 from ag06.persistence.redis import durability as durable
 from ag06.persistence.redis.address import read_address
 from ag06.persistence.redis.appending import Appender
@@ -31,7 +33,7 @@ from ag06.persistence.redis.registry import Registry
 from ag06.persistence.redis.scripts import script
 from ag06.persistence.redis.subscription import RedisSubscription
 from ag06.persistence.redis.upkeep import Upkeep
-from ag06.persistence.redis.wire import Wire
+from ag06.persistence.redis.wire import Command, Wire
 
 _RETENTION = 7 * 86_400.0
 _SYNC_SECONDS = 2.0
@@ -57,6 +59,8 @@ class RedisLog:
         self._registry = Registry(self._control)
         self._letters = DeadLetters(self._control, self._registry)
         self._upkeep = Upkeep(self._control, self._registry, retention, options.retention_by_type)
+        self._writer = os.urandom(8).hex()
+        self._written = 0
         self._subscriptions: weakref.WeakSet[RedisSubscription] = weakref.WeakSet()
 
     @property
@@ -196,22 +200,35 @@ class RedisLog:
 
     async def add_archive(self, url: str) -> None:
         """Remember, at the log's level of durability, that an archive holds events of this log."""
-        await self._note_archive(url, 1)
+        await self._write(self._control.call(script("archive"), url, 1))
 
     async def remove_archive(self, url: str) -> None:
         """Forget an archive, at the log's level of durability."""
-        await self._note_archive(url, 0)
+        await self._write(self._control.call(script("archive"), url, 0))
 
-    async def _note_archive(self, url: str, here: int) -> None:
-        noting = self._control.call(script("archive"), url, here)
+    async def write_note(self, name: str, body: bytes | None) -> None:
+        """Replace or remove a note, at the log's level of durability; see `EventLog.write_note`."""
+        checked = check_note(name, body)
+        self._written += 1
+        rest = (0, b"") if body is None else (1, bytes(body))
+        await self._write(self._control.call(script("note"), checked, self._writer, self._written, *rest))
+
+    async def read_note(self, name: str) -> bytes | None:
+        """Return a note; see `EventLog.read_note`."""
+        # GETEX counts as a write, though this one changes nothing: a replica refuses it, where it would answer GET.
+        note = await self._control.run_command("GETEX", f"{self._address.prefix}note:{check_note(name)}")
+        return None if note is None else bytes(note)
+
+    async def _write(self, command: Command) -> None:
+        """Send a write that may be repeated; return when it is as durable as the log."""
         try:
             sync = await durable.find_sync(self._control, self._durability)
         except ConfigurationError as error:  # it gave this level when the log was opened: an outage
             raise StoreUnavailable(f"{error}; nothing was done") from None
         if sync is None:
-            await self._control.ask(noting)
+            await self._control.ask(command)
         else:
-            _, waited = await self._control.ask(noting, sync.command)
+            _, waited = await self._control.ask(command, sync.command)
             await durable.confirm(sync, self._control, waited)
 
     async def lead(self, role: str, holder: str, seconds: float) -> bool:

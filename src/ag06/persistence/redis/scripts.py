@@ -33,6 +33,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "settled": _PLACES,
     "drop": _PLACES,
     "archive": ("clock",),
+    "note": ("clock",),
     "lead": ("clock",),
     "tails": _COUNTS,
     "fetch": (*_DELIVERIES, "promotion"),

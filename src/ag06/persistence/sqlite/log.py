@@ -26,7 +26,8 @@ from ag06.persistence.log import (
     StoredDeadLetter,
 )
 from ag06.persistence.measuring import APPEND, MAINTAIN, REPLAY, STATS, Measured, begin
-from ag06.persistence.sqlite import archives, keeping, reading, trimming
+from ag06.persistence.notes import check_note
+from ag06.persistence.sqlite import archives, keeping, notes, reading, trimming
 from ag06.persistence.sqlite.appending import Call, append_calls, promote
 from ag06.persistence.sqlite.deliveries import take_over_worker
 from ag06.persistence.sqlite.reading import snapshot
@@ -290,6 +291,16 @@ class SqliteLog:
     async def remove_archive(self, url: str) -> None:
         """Forget an archive; see the port."""
         await self.writer.submit(lambda connection: archives.remove_archive(connection, url))
+
+    async def write_note(self, name: str, body: bytes | None) -> None:
+        """Replace or remove a note; see the port."""
+        checked = check_note(name, body)
+        await self.writer.submit(lambda connection: notes.write(connection, checked, body))
+
+    async def read_note(self, name: str) -> bytes | None:
+        """Return a note; see the port."""
+        checked = check_note(name)
+        return await self.read_with(lambda connection: notes.read(connection, checked))
 
     async def lead(self, role: str, holder: str, seconds: float) -> bool:
         """Take, renew or give up a leadership; see the port."""

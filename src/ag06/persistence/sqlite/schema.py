@@ -69,10 +69,15 @@ CREATE TABLE archives (n INTEGER PRIMARY KEY AUTOINCREMENT, url TEXT NOT NULL UN
 CREATE TABLE leaders (role TEXT PRIMARY KEY, holder TEXT NOT NULL, expires INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
 
+# What the processes of a log share besides events; see `EventLog.write_note`.
+_FIFTH = """
+CREATE TABLE notes (name TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
+"""
+
 RESTORED = 1 << 40
 """What lies so far below zero is in no stream: an event that had left the log when its dead letter was retried."""
 
-_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH)
+_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
 VERSION = len(_STEPS)
 """Kept in `user_version`: how many steps a file has taken. An older file takes the others, a newer one is refused."""
 
