@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from ag06.errors import ConfigurationError
 
 Choice = str | int | float | bool
+Setter = Callable[[Any], object]
+"""Told the value that a knob is about to become; raises if that cannot be."""
 
 
 class Knob:
-    """A named number with bounds; read `.value` where it is used, `set` it from elsewhere.
+    """A named number with bounds; read `.value` where it is used, `set` it from elsewhere, in any thread.
 
     `scale="log"` says that the useful steps are factors, not differences; `integer=True` rounds what is set.
     `choices=("none", "zstd")` instead of bounds makes it one of a few values without an order.
+    `setter` is called with what it is about to become, for a value that must be applied and not only read, such as the
+    size of a pool: a plain function that takes effect before it returns, or raises.
     """
 
-    __slots__ = ("choices", "default", "high", "integer", "low", "name", "scale", "value")
+    __slots__ = (
+        "_lock",
+        "_setter",
+        "_watchers",
+        "choices",
+        "default",
+        "high",
+        "integer",
+        "low",
+        "name",
+        "scale",
+        "value",
+    )
 
     def __init__(
         self,
@@ -30,6 +48,7 @@ class Knob:
         scale: Literal["linear", "log"] = "linear",
         integer: bool = False,
         choices: Sequence[Choice] | None = None,
+        setter: Setter | None = None,
     ) -> None:
         """Declare the knob; `low <= default <= high`, and `low > 0` on a log scale, or `default` one of `choices`."""
         self.name = name
@@ -41,28 +60,77 @@ class Knob:
             raise ConfigurationError(f"knob {name}: low={low}, high={high}; give both, or choices=")
         else:
             _check_bounds(name, low, high, default, scale, integer)
+        if setter is not None:
+            _check_setter(name, setter)
         self.low: float = low
         self.high: float = high
         self.default: Any = default
         self.scale = scale
         self.integer = integer
         self.value: Any = round(default) if integer else default
+        self._setter = setter
+        self._lock = threading.RLock()
+        self._watchers: tuple[Callable[[], object], ...] = ()
 
     def set(self, value: Any) -> Any:
         """Move the knob to `value`, clipped to its bounds and rounded if integer; return what it became.
 
-        A value that is no finite number, or none of the choices, raises `ConfigurationError` and moves nothing.
+        A value that is no finite number, or none of the choices, or that the setter fails on, raises
+        `ConfigurationError` and moves nothing.
         """
+        became = self._fit(value)
+        with self._lock:  # so that what the setter was told last is the value
+            if self._setter is not None:
+                self._apply(self._setter, became)
+            moved = became != self.value
+            self.value = became
+        if moved:
+            for watcher in self._watchers:
+                watcher()
+        return became
+
+    def watch(self, watcher: Callable[[], object]) -> None:
+        """Call `watcher()` after each `set` that moved the knob, in the thread of whoever set it.
+
+        It is to be short, and it must not raise. It reads `.value`, which another `set` may have moved since.
+        """
+        with self._lock:
+            self._watchers = (*self._watchers, watcher)
+
+    def unwatch(self, watcher: Callable[[], object]) -> None:
+        """Call `watcher` no more; one that does not watch is left alone."""
+        with self._lock:
+            self._watchers = tuple(other for other in self._watchers if other != watcher)
+
+    def _fit(self, value: Any) -> Any:
         if self.choices is not None:
             if value not in self.choices:
                 raise ConfigurationError(f"knob {self.name}: {value!r} is none of {', '.join(map(repr, self.choices))}")
-            self.value = value
             return value
-        if not math.isfinite(value):
-            raise ConfigurationError(f"knob {self.name}: {value} is not a finite number")
+        try:
+            finite = math.isfinite(value)
+        except (TypeError, OverflowError):
+            finite = False
+        if not finite:
+            raise ConfigurationError(f"knob {self.name}: {value!r} is not a finite number")
         clipped = min(max(value, self.low), self.high)
-        self.value = round(clipped) if self.integer else clipped
-        return self.value
+        return round(clipped) if self.integer else clipped
+
+    def _apply(self, setter: Setter, value: Any) -> None:
+        try:
+            result = setter(value)
+        except Exception as error:
+            raise ConfigurationError(
+                f"knob {self.name}: it stays at {self.value!r}, its setter failed on {value!r}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise ConfigurationError(
+                f"knob {self.name}: it stays at {self.value!r}, its setter returned a {type(result).__name__} for "
+                f"{value!r}, which nobody awaits; make it a plain function"
+            )
 
     def __repr__(self) -> str:
         if self.choices is not None:
@@ -94,3 +162,10 @@ def _check_choices(name: str, choices: tuple[Choice, ...], default: object, *, b
         raise ConfigurationError(f"knob {name}: choices={choices!r} must be text, numbers or booleans")
     if default not in choices:
         raise ConfigurationError(f"knob {name}: default={default!r} is none of {', '.join(map(repr, choices))}")
+
+
+def _check_setter(name: str, setter: object) -> None:
+    if not callable(setter):
+        raise ConfigurationError(f"knob {name}: setter={setter!r}; a function of the value")
+    if inspect.iscoroutinefunction(setter) or inspect.iscoroutinefunction(getattr(type(setter), "__call__", None)):  # noqa: B004 - the function is wanted
+        raise ConfigurationError(f"knob {name}: its setter is a coroutine function; make it a plain one, it is called")

@@ -103,7 +103,14 @@ async def test_status_tells_everything_that_is_known(store_url: str) -> None:
             while (await status_of(url))["steps"]["shop.bill"]["dead_letters"] != 1:
                 await asyncio.sleep(0.1)
     assert (status["workflow"], status["store"]) == ("shop", app.events.url)
-    assert status["knobs"]["size"] == {"value": 8, "default": 8, "low": 1, "high": 64, "scale": "linear"}
+    assert status["knobs"]["size"] == {
+        "value": 8,
+        "default": 8,
+        "low": 1,
+        "high": 64,
+        "scale": "linear",
+        "pinned": False,
+    }
     assert (status["breakers"]["crm"]["state"], status["breakers"]["crm"]["failures"]) == ("closed", 1)
     assert status["performance"]["shop.bill"]["count"] >= 2
     assert status["components"]["store"]["status"] == "pass"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from ag06 import CircuitBreaker, ConfigurationError, Context, Event, Retry, Workflow
+from ag06 import CircuitBreaker, ConfigurationError, Context, Event, Knob, Retry, Workflow
 
 if TYPE_CHECKING:
     from nowhere import Missing  # type: ignore[import-not-found]
@@ -122,6 +123,12 @@ def test_a_batch_step_takes_a_list(app: Workflow) -> None:
         ({"name": "x" * 256}, "256 bytes.*limit is 255"),
         ({"name": "a\nb"}, "control character"),
         ({"concurrency": 0}, "concurrency=0; at least 1"),
+        ({"concurrency": 2.5}, r"concurrency=2\.5; at least 1, whole numbers"),
+        ({"concurrency": True}, "concurrency=True; at least 1"),
+        ({"concurrency": Knob("n", low=0, high=8, default=1, integer=True)}, "concurrency=knob 'n'; at least 1"),
+        ({"concurrency": Knob("n", low=1, high=8, default=1)}, "concurrency=knob 'n'; declare .* integer=True"),
+        ({"concurrency": Knob("n", choices=(1, "2"), default=1)}, "concurrency=knob 'n'; at least 1"),
+        ({"concurrency": Knob("n", low=1, high=8, default=1, integer=True)}, "'n' is none of workflow 'shop'"),
         ({"timeout": 0}, "timeout=0; seconds above 0"),
         ({"timeout": -1.0}, r"timeout=-1\.0"),
         ({"start": "middle"}, "'beginning', 'end' or an aware datetime"),
@@ -136,10 +143,69 @@ def test_a_setting_out_of_range_is_named(app: Workflow, settings: dict[str, Any]
     assert app.steps == {}
 
 
-@pytest.mark.parametrize("settings", [{"max_size": 0}, {"max_size": 10_001}, {"max_wait": -1}])
-def test_a_batch_has_bounds(app: Workflow, settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match=r"max_size=.*1 to 10000.*max_wait="):
-        app.batch_step("t", **settings)
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_size": 0}, "max_size=0; 1 to 10000"),
+        ({"max_size": 10_001}, "max_size=10001; 1 to 10000"),
+        ({"max_size": Knob("n", low=1, high=20_000, default=1, integer=True)}, "max_size=knob 'n'; 1 to 10000"),
+        ({"max_wait": -1}, "max_wait=-1; 0 s or more"),
+        ({"max_wait": math.nan}, "max_wait=nan"),
+        ({"max_wait": Knob("w", choices=("short", "long"), default="long")}, "max_wait=knob 'w'; 0 s or more"),
+    ],
+)
+def test_a_batch_has_bounds(app: Workflow, settings: dict[str, Any], words: str) -> None:
+    def batch(events: list[Event]) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=f"step 'batch' of workflow 'shop': {words}"):
+        app.batch_step("t", **settings)(batch)
+    assert app.steps == {}
+
+
+def test_what_is_not_said_may_be_moved_a_number_stays_and_a_knob_keeps_its_name(app: Workflow) -> None:
+    width = app.knob("width", low=1, high=8, default=2, integer=True)
+    size = app.knob("size", choices=(1, 10, 100), default=10)
+
+    def batch(events: list[Event]) -> None: ...
+
+    app.step("t", name="free")(plain)
+    app.step("t", name="set", concurrency=3)(plain)
+    app.step("t", name="own", concurrency=width)(plain)
+    app.batch_step("t", name="free_batch")(batch)
+    app.batch_step("t", name="set_batch", max_size=1, max_wait=0)(batch)
+    app.batch_step("t", name="own_batch", max_size=size, concurrency=width)(batch)
+    assert app.knobs == {"width": width, "size": size}
+    moved = {name for name in app.runtime_knobs if not name.endswith((".fetch_size", ".prefetch"))}
+    assert moved == {
+        "free.concurrency",
+        "free_batch.concurrency",
+        "free_batch.max_size",
+        "free_batch.max_wait",
+        "set_batch.concurrency",
+        "own_batch.max_wait",
+        "commit_wait",
+    }
+    assert {name for step in app.steps for name in (f"{step}.fetch_size", f"{step}.prefetch")} < {*app.runtime_knobs}
+    assert app.fixed_knobs == {"set.concurrency": 3, "set_batch.max_size": 1, "set_batch.max_wait": 0}
+    assert (app.steps["free"].concurrency, app.steps["free_batch"].max_size) == (10, 100)
+    width.set(5)
+    app.runtime_knobs["free.concurrency"].set(20)
+    assert [app.steps[name].concurrency for name in ("free", "set", "own", "own_batch")] == [20, 3, 5, 5]
+
+
+@pytest.mark.parametrize("name", ["bill.concurrency", "bill.max_size", "commit_wait", "archive_compression"])
+def test_a_knob_is_not_named_like_one_of_the_runtime(app: Workflow, name: str) -> None:
+    app.step("t", name="bill")(plain)
+    with pytest.raises(ConfigurationError, match=f"knob '{name}' is one of the runtime's"):
+        app.knob(name, low=0, high=1, default=0)
+    assert app.knobs == {}
+
+
+def test_a_step_whose_knobs_would_be_named_like_the_users_is_refused(app: Workflow) -> None:
+    app.knob("bill.concurrency", low=0, high=1, default=0)
+    with pytest.raises(ConfigurationError, match=r"knob 'bill\.concurrency' is one of the runtime's"):
+        app.step("t", name="bill")(plain)
+    assert app.steps == {}
 
 
 @pytest.mark.parametrize("event_type", ["", "x" * 256, "a\x00b", 7, None])

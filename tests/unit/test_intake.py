@@ -85,4 +85,31 @@ def test_a_worker_never_holds_more_than_its_ceiling_or_less_than_runs_at_once() 
     for tick in range(100):
         fast.settled(5_000, tick * 0.02)
     assert fast.target == 1000
+    fast.floor = 5_000
+    assert fast.target == 5_000
     assert Prefetch(5_000, 1000).target == 5_000
+
+
+def test_what_a_worker_holds_follows_its_seconds_of_work() -> None:
+    prefetch = Prefetch(10, 1000)
+    for tick in range(200):
+        prefetch.settled(50, tick * 0.025)  # 2000 a second
+    prefetch.seconds = 0.01
+    assert 25 <= prefetch.target <= 35
+    prefetch.seconds = 2.0
+    assert prefetch.target == 1000
+
+
+async def test_whoever_waits_is_told_to_look_again_and_loses_nothing() -> None:
+    intake = Intake()
+    looking = [asyncio.create_task(intake.wait()) for _ in range(3)]
+    await asyncio.sleep(0)
+    intake.wake_all()
+    await asyncio.wait_for(asyncio.gather(*looking), 5)
+    getting = asyncio.create_task(intake.get())
+    await asyncio.sleep(0)
+    intake.wake_all()
+    await asyncio.sleep(0)
+    assert not getting.done()
+    intake.put([delivery(1)])
+    assert (await asyncio.wait_for(getting, 5)) is not None

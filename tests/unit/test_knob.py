@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import functools
 import math
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,8 +29,8 @@ def test_a_knob_stays_within_its_bounds(value: float) -> None:
     assert knob.value == min(max(value, 0.25), 0.75)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_knob_refuses_what_is_no_number_and_keeps_its_value(value: float) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "fast", None, 10**400])
+def test_a_knob_refuses_what_is_no_number_and_keeps_its_value(value: Any) -> None:
     knob = Knob("share", low=0, high=1, default=0.5)
     with pytest.raises(ConfigurationError, match="knob share"):
         knob.set(value)
@@ -50,9 +54,98 @@ def test_a_knob_that_makes_no_sense_is_refused(settings: dict[str, object], word
         Knob("size", **settings)  # type: ignore[arg-type]
 
 
+def test_a_setter_is_told_what_the_knob_is_about_to_become() -> None:
+    told: list[tuple[int, int]] = []
+    knob = Knob("pool", low=1, high=8, default=2, integer=True, setter=lambda size: told.append((size, knob.value)))
+    assert told == []
+    knob.set(99)
+    knob.set(2.6)
+    assert told == [(8, 2), (3, 8)]
+    assert knob.value == 3
+
+
+def test_a_setter_that_raises_keeps_the_knob_where_it_was() -> None:
+    def resize(size: int) -> None:
+        if size > 4:
+            raise OSError("no more connections")
+
+    knob = Knob("pool", low=1, high=8, default=2, integer=True, setter=resize)
+    moves: list[int] = []
+    knob.watch(lambda: moves.append(knob.value))
+    with pytest.raises(
+        ConfigurationError, match=r"pool.*stays at 2.*failed on 7: OSError: no more connections"
+    ) as caught:
+        knob.set(7)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert (knob.value, moves) == (2, [])
+    knob.set(3)
+    assert (knob.value, moves) == (3, [3])
+
+
+async def test_a_setter_that_nobody_would_await_is_refused() -> None:
+    async def resize(size: int) -> None: ...
+
+    def call(function: Callable[[int], object], size: int) -> object:
+        return function(size)
+
+    class Pool:
+        async def __call__(self, size: int) -> None: ...
+
+    for setter in (resize, Pool(), functools.partial(resize)):
+        with pytest.raises(ConfigurationError, match="pool: its setter is a coroutine function"):
+            Knob("pool", low=1, high=8, default=2, setter=setter)
+    with pytest.raises(ConfigurationError, match="pool: setter='resize'"):
+        Knob("pool", low=1, high=8, default=2, setter="resize")  # type: ignore[arg-type]
+    knob = Knob("pool", low=1, high=8, default=2, setter=functools.partial(call, resize))
+    with pytest.raises(ConfigurationError, match=r"pool: it stays at 2.*returned a coroutine"):
+        knob.set(3)
+    assert knob.value == 2
+
+
+def test_who_watches_is_told_of_every_move_and_of_nothing_else() -> None:
+    knob = Knob("mode", choices=("none", "zstd", "lz4"), default="none")
+    seen: list[str] = []
+
+    def look() -> None:
+        seen.append(knob.value)
+
+    knob.watch(look)
+    knob.set("none")
+    knob.set("zstd")
+    knob.set("zstd")
+    with pytest.raises(ConfigurationError):
+        knob.set("gzip")
+    knob.set("lz4")
+    knob.unwatch(look)
+    knob.unwatch(look)
+    knob.set("none")
+    assert seen == ["zstd", "lz4"]
+
+
+def test_what_the_setter_was_told_last_is_the_value_whoever_sets() -> None:
+    told: list[int] = []
+    knob = Knob("pool", low=0, high=1_000_000, default=0, integer=True, setter=told.append)
+
+    def move(start: int) -> None:
+        for value in range(start, start + 2_000):
+            knob.set(value)
+
+    movers = [threading.Thread(target=move, args=(start,)) for start in (1, 10_000, 20_000, 30_000)]
+    for mover in movers:
+        mover.start()
+    for mover in movers:
+        mover.join()
+    assert len(told) == 8_000
+    assert knob.value == told[-1]
+
+
 def test_a_workflow_knows_its_knobs_by_name() -> None:
     app = Workflow("mixer", store="memory://")
     knob = app.knob("gain", low=0, high=2, default=1)
+    told: list[str] = []
+    mode = app.knob("mode", choices=("fast", "exact"), default="fast", setter=told.append)
+    mode.set("exact")
+    assert (app.knobs.pop("mode"), mode.value, told) == (mode, "exact", ["exact"])
     assert app.knobs == {"gain": knob}
     with pytest.raises(ConfigurationError, match="knob 'gain' already"):
         app.knob("gain", low=0, high=1, default=1)

@@ -82,3 +82,61 @@ def test_a_call_that_never_returns_does_not_keep_its_process_alive() -> None:
         "entered.wait()\n"
     )
     assert subprocess.run([sys.executable, "-c", source], timeout=SECONDS, check=True).returncode == 0
+
+
+def test_as_many_threads_as_calls_there_are_start_whatever_went_before() -> None:
+    """A thread that was just becoming free is counted as free once, not for ever."""
+    threads = CallThreads(1, "t")
+    for _ in range(200):
+        calls = [threads.submit(int) for _ in range(3)]
+        assert [call.result(SECONDS) for call in calls] == [0] * 3
+    threads.resize(8)
+    leave, full = threading.Event(), threading.Barrier(9)
+
+    def wait() -> None:
+        full.wait(SECONDS)
+        leave.wait(SECONDS)
+
+    waiting = [threads.submit(wait) for _ in range(8)]
+    full.wait(SECONDS)
+    leave.set()
+    for call in waiting:
+        call.result(SECONDS)
+    threads.shutdown()
+
+
+def test_threads_that_are_too_many_end_the_idle_at_once_and_the_busy_after_their_call() -> None:
+    def alive() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name.startswith("shrunk-")]
+
+    threads = CallThreads(6, "shrunk")
+    leave, full, half = threading.Event(), threading.Barrier(7), threading.Event()
+
+    def wait(gate: threading.Event) -> None:
+        full.wait(SECONDS)
+        gate.wait(SECONDS)
+
+    first = [threads.submit(wait, half) for _ in range(3)]
+    last = [threads.submit(wait, leave) for _ in range(3)]
+    full.wait(SECONDS)
+    every = alive()
+    assert len(every) == 6
+    half.set()
+    for call in first:
+        call.result(SECONDS)
+    threads.resize(1)
+    leave.set()
+    for call in last:
+        call.result(SECONDS)
+    while len(alive()) > 1:
+        next(thread for thread in every if thread.is_alive()).join(0.01)
+    assert threads.submit(int).result(SECONDS) == 0
+    threads.resize(2)
+    full = threading.Barrier(3)
+    both = threading.Event()
+    both.set()
+    calls = [threads.submit(wait, both) for _ in range(2)]
+    full.wait(SECONDS)
+    for call in calls:
+        call.result(SECONDS)
+    threads.shutdown()

@@ -44,7 +44,7 @@ class Intake:
         return None
 
     async def wait(self) -> None:
-        """Wait until there may be a delivery, or until closed."""
+        """Wait until there may be a delivery, or until closed or told to look again."""
         if self._heap or self.closed:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -61,9 +61,13 @@ class Intake:
         self.closed = True
         left = [entry[2] for entry in self._heap]
         self._heap.clear()
+        self.wake_all()
+        return left
+
+    def wake_all(self) -> None:
+        """End every wait: what it depends on beside the deliveries has changed."""
         while self._waiters:
             self._wake()
-        return left
 
     def _wake(self) -> None:
         while self._waiters:
@@ -74,17 +78,20 @@ class Intake:
 
 
 class Prefetch:
-    """How many deliveries a worker holds at once: enough for about a tenth of a second of work, within bounds.
+    """How many deliveries a worker holds at once: enough for some time of work, within bounds.
 
     Too few and a fast step waits for the store; too many and a slow step keeps work from other workers.
+
+    Attributes:
+        floor: what runs at once, which it holds at least.
+        seconds: of work at the present rate, which it holds besides.
     """
 
-    SECONDS = 0.1
-
-    def __init__(self, floor: int, ceiling: int) -> None:
-        """Hold at least `floor` (what runs at once) and at most `ceiling` deliveries."""
-        self._floor = floor
-        self._ceiling = max(ceiling, floor)
+    def __init__(self, floor: int, ceiling: int, seconds: float = 0.1) -> None:
+        """Hold at least `floor` and, unless that is more, at most `ceiling` deliveries."""
+        self.floor = floor
+        self.seconds = seconds
+        self._ceiling = ceiling
         self._rate = 0.0
         self._settled = 0
         self._since: float | None = None
@@ -92,7 +99,7 @@ class Prefetch:
     @property
     def target(self) -> int:
         """How many deliveries to hold now."""
-        return min(self._ceiling, self._floor + int(self._rate * self.SECONDS))
+        return min(max(self._ceiling, self.floor), self.floor + int(self._rate * self.seconds))
 
     def settled(self, count: int, now: float) -> None:
         """Count `count` settled deliveries at `now` (seconds, monotonic)."""

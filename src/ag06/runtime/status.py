@@ -44,9 +44,9 @@ async def status_of(workflow: Workflow, monitor: Monitor, *, metrics: bool = Tru
         "performance": {
             step: msgspec.to_builtins(seen) for step, seen in observability.performance.snapshots().items()
         },
-        "knobs": {name: knob_status(knob) for name, knob in workflow.knobs.items()},
+        "knobs": _knobs(workflow),
         "breakers": {breaker.name: breaker_status(breaker) for breaker in known_breakers()},
-        "experiments": {},
+        "experiments": monitor.told,
         "metrics": await observability.metrics.gather() if metrics else {},
     }
 
@@ -68,9 +68,24 @@ def _steps(workflow: Workflow, monitor: Monitor) -> dict[str, Any]:
     return found
 
 
+def _knobs(workflow: Workflow) -> dict[str, Any]:
+    """Return the user's knobs, the runtime's, and what would be knobs of its had the user not given numbers."""
+    found = {name: knob_status(knob) for name, knob in (workflow.knobs | workflow.runtime_knobs).items()}
+    for name, value in workflow.fixed_knobs.items():
+        found[name] = _stand(value, value, value, value, pinned=True)
+    return found
+
+
 def knob_status(knob: Knob) -> dict[str, Any]:
     """Return where a knob stands, and between what."""
-    return {"value": knob.value, "default": knob.default, "low": knob.low, "high": knob.high, "scale": knob.scale}
+    stand = _stand(knob.value, knob.default, knob.low, knob.high, knob.scale)
+    return stand if knob.choices is None else stand | {"choices": list(knob.choices)}
+
+
+def _stand(
+    value: Any, default: Any, low: float, high: float, scale: str = "linear", *, pinned: bool = False
+) -> dict[str, Any]:
+    return {"value": value, "default": default, "low": low, "high": high, "scale": scale, "pinned": pinned}
 
 
 def breaker_status(breaker: CircuitBreaker) -> dict[str, Any]:

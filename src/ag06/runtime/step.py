@@ -17,8 +17,10 @@ from ag06.breaker import CircuitBreaker
 from ag06.content import check_name
 from ag06.errors import ConfigurationError, InvalidEvent
 from ag06.event import Event, to_millis
+from ag06.knob import Knob
 from ag06.persistence.log import StepSpec
 from ag06.retry import Retry
+from ag06.runtime.knobs import StepKnobs, batch_knobs, step_knobs
 
 Start = Literal["beginning", "end"] | dt.datetime
 """Where a step begins that the store does not know: a word, or an aware datetime."""
@@ -33,9 +35,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         type: the event type it listens to.
         function: what the user wrote; `is_async` says how to call it.
         decode: turns a stored body into the `Event` the function's annotation asks for.
-        concurrency: calls that run at once in one worker.
         timeout: seconds a call may take; `None`: no limit.
-        max_size, max_wait: for a batch step, events a call takes at most and seconds to wait for more; else 0.
+        knobs: what may be moved while it runs; `concurrency`, `max_size` and `max_wait` say where they stand.
     """
 
     name: str
@@ -48,20 +49,40 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     retry: Retry
     breaker: CircuitBreaker | None
     timeout: float | None
-    concurrency: int
     start: Literal["beginning", "end"] | int | None
-    max_size: int = 0
-    max_wait: float = 0.0
+    knobs: StepKnobs
 
     @property
     def is_batch(self) -> bool:
         """Whether a call takes a list of events."""
-        return self.max_size > 0
+        return self.knobs.max_size is not None
+
+    @property
+    def concurrency(self) -> int:
+        """How many calls run at once in one worker."""
+        return int(self.knobs.concurrency.value)
+
+    @property
+    def max_size(self) -> int:
+        """How many events a call takes at most; 0 where it takes one, and no list."""
+        return 0 if self.knobs.max_size is None else int(self.knobs.max_size.value)
+
+    @property
+    def max_wait(self) -> float:
+        """How many seconds a call waits for more events."""
+        return 0.0 if self.knobs.max_wait is None else float(self.knobs.max_wait.value)
 
     @property
     def spec(self) -> StepSpec:
         """What the store must know of it."""
         return StepSpec(self.group, self.type, self.start)
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What its user said of a batch: events a call takes at most, seconds to wait for more; `None`: nothing."""
+
+    max_size: int | Knob | None = None
+    max_wait: float | Knob | None = None
 
 
 def declare_step(
@@ -73,10 +94,9 @@ def declare_step(
     retry: Retry | None,
     breaker: CircuitBreaker | None,
     timeout: float | None,
-    concurrency: int,
+    concurrency: int | Knob | None,
     start: Start | None,
-    max_size: int = 0,
-    max_wait: float = 0.0,
+    batch: Batch | None = None,
     frame: FrameType | None = None,
 ) -> Step:
     """Check a declaration and return its `Step`; raise `ConfigurationError` naming what is wrong.
@@ -92,8 +112,10 @@ def declare_step(
         raise ConfigurationError(f"{where}: {error}") from None
     if "." in step_name or "<" in step_name:
         raise ConfigurationError(f"{where}: give it a name= without dots")
-    if concurrency < 1:
-        raise ConfigurationError(f"{where}: concurrency={concurrency}; at least 1")
+    if batch is None:
+        knobs = step_knobs(step_name, where, concurrency)
+    else:
+        knobs = batch_knobs(step_name, where, concurrency, batch.max_size, batch.max_wait)
     if timeout is not None and not timeout > 0:
         raise ConfigurationError(f"{where}: timeout={timeout}; seconds above 0, or None")
     if retry is not None and not isinstance(retry, Retry):
@@ -110,14 +132,12 @@ def declare_step(
         function=function,
         is_async=inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__),
         takes_context=len(parameters) == 2,
-        decode=_decoder(where, function, parameters[0], batch=max_size > 0, frame=frame),
+        decode=_decoder(where, function, parameters[0], batch=batch is not None, frame=frame),
         retry=retry or Retry(),
         breaker=breaker,
         timeout=timeout,
-        concurrency=concurrency,
         start=_start(where, start),
-        max_size=max_size,
-        max_wait=max_wait,
+        knobs=knobs,
     )
 
 

@@ -12,17 +12,20 @@ import msgspec
 
 from ag06.errors import AG06Error, CircuitOpen, StepFailed, StoreError
 from ag06.event import Event, decode_event
+from ag06.knob import Knob
 from ag06.monitoring.tracing import TRACING
 from ag06.persistence.admission import Admission
 from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement, Subscription, deliveries_of
 from ag06.persistence.outage import Outage
 from ag06.retry import RetryBudget
 from ag06.retry_after import requested_wait
+from ag06.runtime.callers import Callers, Spawn
 from ag06.runtime.committer import Committer
 from ag06.runtime.context import Context
 from ag06.runtime.intake import Intake, Prefetch
 from ag06.runtime.invocation import invoke
 from ag06.runtime.isolation import Isolation
+from ag06.runtime.knobs import Following
 from ag06.runtime.observing import StepObserver
 from ag06.runtime.outcome import Listener
 from ag06.runtime.reporting import Reporter, log_dead_letter, log_postponed
@@ -48,10 +51,15 @@ class Shared(msgspec.Struct, frozen=True):
     budget: RetryBudget
     alone: asyncio.Lock
     listeners: list[Listener]
+    commit_wait: Knob
 
 
 class StepRunner:
-    """Runs one step: a feeder fills the intake, `concurrency` callers empty it, a committer settles."""
+    """Runs one step: a feeder fills the intake, `concurrency` callers empty it, a committer settles.
+
+    The knobs of the step may move meanwhile, in any thread. What a request to the store has been asked for by then, it
+    may still bring.
+    """
 
     def __init__(self, step: Step, subscription: Subscription, shared: Shared) -> None:
         """Run `step` on what `subscription` hands out."""
@@ -60,41 +68,66 @@ class StepRunner:
         self._shared = shared
         self._intake = Intake()
         self._suspects = Intake()
-        self._per_call = step.max_size or 1
-        self._prefetch = Prefetch(step.concurrency * self._per_call, _LARGEST_PREFETCH)
+        self._per_call = 1
+        self._prefetch = Prefetch(1, _LARGEST_PREFETCH)
         self._held = 0
         self._held_suspects = 0
         self._suspect_settled = asyncio.Event()
-        self._slots = asyncio.Semaphore(step.concurrency)
+        self._callers = Callers(step.concurrency)
         self._room = asyncio.Event()
         self._report = Reporter(step.name, shared.listeners)
         self._observer = StepObserver(shared.workflow, step)
-        self._committer = Committer(step.group, subscription, self._settled)
+        self._committer = Committer(
+            step.group, subscription, self._settled, wait=shared.commit_wait, held=lambda: self.in_flight
+        )
         self._stopping = False
         self._isolation = Isolation()
         self._executor = None if step.is_async else CallThreads(step.concurrency, f"ag06-{step.name}")
+        self._following: Following | None = None
         self._feeder: asyncio.Task[None] | None = None
-        self._callers: list[asyncio.Task[None]] = []
+        self._suspect_caller: asyncio.Task[None] | None = None
         self._commits: asyncio.Task[None] | None = None
 
-    def start(self, spawn: Any) -> None:
+    def start(self, spawn: Spawn) -> None:
         """Start the tasks of this step with `spawn(coroutine, name)`, which watches over them."""
         name = self.step.group
+        self._following = Following(self.step.knobs, self._adapt)
+        self._adapt()
         self._commits = spawn(self._committer.run(), f"{name}: commit")
         call = self._call_batches if self.step.is_batch else self._call_singly
-        self._callers = [spawn(call(), f"{name}: call {i}") for i in range(self.step.concurrency)]
-        self._callers.append(spawn(self._call_suspects(), f"{name}: suspects"))
+        self._callers.start(spawn, call, f"{name}: call")
+        self._suspect_caller = spawn(self._call_suspects(), f"{name}: suspects")
         self._feeder = spawn(self._feed(), f"{name}: fetch")
+
+    def _adapt(self) -> None:
+        """Run as the knobs say now."""
+        concurrency = self.step.concurrency
+        self._per_call = self.step.max_size or 1
+        self._prefetch.floor = concurrency * self._per_call
+        self._prefetch.seconds = self.step.knobs.prefetch.value
+        if self._executor is not None:
+            self._executor.resize(concurrency)
+        self._callers.resize(concurrency)
+        self._intake.wake_all()  # some may be one too many, or wait for company no longer
+        self._room.set()
+
+    def _settle_down(self) -> None:
+        """Move no more: the end has begun."""
+        self._stopping = True
+        self._callers.freeze()
+        if self._following is not None:
+            self._following.close()
 
     async def stop(self, deadline: float) -> None:
         """Stop fetching, let calls finish until `deadline` (loop time), give the rest back."""
-        self._stopping = True
+        self._settle_down()
         await _cancelled([self._feeder])
         unstarted = self._intake.close() + self._suspects.close()
         await self._quietly(self.subscription.release(unstarted), deadline)
-        if self._callers:
-            await asyncio.wait(self._callers, timeout=_left(deadline))
-        await _cancelled(self._callers)
+        callers = self._calling
+        if callers:
+            await asyncio.wait(callers, timeout=_left(deadline))
+        await _cancelled(callers)
         await self._quietly(self._committed(), deadline)
         await _cancelled([self._commits])
         await self._quietly(self.subscription.close(), deadline)
@@ -108,10 +141,14 @@ class StepRunner:
 
     def abort(self) -> None:
         """End at once, without taking leave: the event loop is torn down."""
-        self._stopping = True
-        for task in (self._feeder, *self._callers, self._commits):
+        self._settle_down()
+        for task in (self._feeder, *self._calling, self._commits):
             if task is not None:
                 task.cancel()
+
+    @property
+    def _calling(self) -> list[asyncio.Task[None]]:
+        return [*self._callers.tasks, *filter(None, [self._suspect_caller])]
 
     async def _committed(self) -> None:
         """Wait until everything is settled, or nothing more can be: the committer ended."""
@@ -139,13 +176,13 @@ class StepRunner:
             held = self._held + max(0, self._held_suspects - _LARGEST_PREFETCH)
             room = target - held
             # A call that is free takes an event at once: the others may never end.
-            is_one_free = held <= (self.step.concurrency - 1) * self._per_call
+            is_one_free = held <= (self._callers.limit - 1) * self._per_call
             if room < max(1, target // 4) and not is_one_free:
                 self._room.clear()
                 await self._room.wait()
                 continue
             try:
-                deliveries = await self.subscription.fetch(room, _FETCH_WAIT)
+                deliveries = await self.subscription.fetch(min(room, self.step.knobs.fetch_size.value), _FETCH_WAIT)
             except StoreError as error:
                 outage.failed(error)
                 await asyncio.sleep(wait)
@@ -172,44 +209,53 @@ class StepRunner:
     async def _call_singly(self) -> None:
         TRACING.shield()
         turn = 0
-        while (delivery := await self._intake.get()) is not None:
-            async with self._slots:
+        while (delivery := await self._next()) is not None:
+            async with self._callers:
                 await self._process(delivery)
             turn += 1
             if turn == _TURN:
                 turn = 0
                 await asyncio.sleep(0)
 
+    async def _next(self) -> Delivery | None:
+        """Return the delivery that a caller is to take; `None` if it is to end."""
+        while not (self._intake.closed or self._callers.dismiss()):
+            delivery = self._intake.take()
+            if delivery is not None:
+                return delivery
+            await self._intake.wait()
+        return None
+
     async def _call_suspects(self) -> None:
         TRACING.shield()
         while (delivery := await self._suspects.get()) is not None:
             async with self._shared.alone:
                 self._suspect_settled.clear()
-                async with self._slots:
+                async with self._callers:
                     await self._process(delivery)
                 # Only when the store knows how it ended may the next one kill this process: it is charged with deaths.
                 await self._suspect_settled.wait()
 
     async def _call_batches(self) -> None:
         TRACING.shield()
-        while (delivery := await self._intake.get()) is not None:
+        while (delivery := await self._next()) is not None:
             # What failed before runs alone: no company is worth waiting for.
             batch = [delivery] if delivery.attempts else await self._gather(delivery)
-            async with self._slots:
+            async with self._callers:
                 await self._process_batch(batch)
             await asyncio.sleep(0)
 
     async def _gather(self, first: Delivery) -> list[Delivery]:
         """Return `first` and what else is there within `max_wait`, up to `max_size`."""
         batch = [first]
-        deadline = asyncio.get_running_loop().time() + self.step.max_wait
+        began = asyncio.get_running_loop().time()
         while len(batch) < self.step.max_size and not self._intake.closed:
             following = self._intake.take()
             if following is not None:
                 batch.append(following)
                 continue
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(began + self.step.max_wait):
                     await self._intake.wait()
             except TimeoutError:
                 break

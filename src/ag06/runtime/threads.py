@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -14,7 +15,7 @@ _Work = tuple["Future[Any]", Callable[[], Any]]
 
 
 class CallThreads(Executor):
-    """Up to `limit` threads, started as they are needed; `submit` is called from one thread.
+    """Up to a limit of threads, started as they are needed; `submit` is called from one thread.
 
     They are daemons, unlike those of a `ThreadPoolExecutor`, which Python waits for at its exit: a call that never
     returns would keep a worker alive that was asked to end, long after what it held was given back.
@@ -24,33 +25,63 @@ class CallThreads(Executor):
         """Start nothing yet; the threads are called `name` and a number."""
         self._limit = limit
         self._name = name
-        self._started = 0
-        self._idle = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        self._alive = 0
+        self._busy = 0  # calls that run or wait for a thread
+        self._numbers = itertools.count(1)
         self._work: SimpleQueue[_Work | None] = SimpleQueue()
+
+    def resize(self, limit: int) -> None:
+        """Have up to `limit` threads; those that are too many end, each after its present call."""
+        with self._lock:
+            self._limit = limit
+            surplus = max(0, self._alive - max(limit, self._busy))
+            self._alive -= surplus
+        for _ in range(surplus):
+            self._work.put(None)
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """Call `fn` in the first thread that is free."""
         future: Future[R] = Future()
+        with self._lock:
+            self._busy += 1
+            grows = self._alive < min(self._busy, self._limit)
+            self._alive += grows
         self._work.put((future, partial(fn, *args, **kwargs)))
-        if not self._idle.acquire(blocking=False) and self._started < self._limit:
-            self._started += 1
-            threading.Thread(target=self._run, name=f"{self._name}-{self._started}", daemon=True).start()
+        if grows:
+            threading.Thread(target=self._run, name=f"{self._name}-{next(self._numbers)}", daemon=True).start()
         return future
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
         """Let every thread end after its call; waits for none."""
-        for _ in range(self._started):
+        with self._lock:
+            alive = self._alive
+        for _ in range(alive):
             self._work.put(None)
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
             future, call = work
+            done: Callable[[], None] = _nothing
             if future.set_running_or_notify_cancel():
                 try:
-                    result = call()
+                    done = partial(future.set_result, call())
                 except BaseException as error:  # noqa: BLE001 - whatever a step raises is its failure
-                    future.set_exception(error)
-                else:
-                    future.set_result(result)
-            del work, future, call  # while it waits it keeps nothing of the last call alive
-            self._idle.release()
+                    done = partial(future.set_exception, error)
+            ends = self._is_done()
+            done()
+            if ends:
+                return
+            del work, future, call, done  # while it waits it keeps nothing of the last call alive
+
+    def _is_done(self) -> bool:
+        """Count a call that ended, before anybody is told of it; return whether its thread is one too many."""
+        with self._lock:
+            self._busy -= 1
+            ends = self._alive > max(self._limit, self._busy)
+            self._alive -= ends
+            return ends
+
+
+def _nothing() -> None:
+    pass

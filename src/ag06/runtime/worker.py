@@ -13,11 +13,13 @@ from functools import partial
 from typing import Any
 
 from ag06.errors import StoreError
+from ag06.knob import Knob
 from ag06.persistence.admission import Admission
 from ag06.persistence.archive.retention import RetentionKeeper
 from ag06.persistence.log import EventLog
 from ag06.persistence.outage import Outage
 from ag06.retry import RETRIES_PER_SECOND, RetryBudget
+from ag06.runtime import knobs
 from ag06.runtime.leases import LeaseKeeper
 from ag06.runtime.outcome import Listener
 from ag06.runtime.step import Step
@@ -65,13 +67,19 @@ class Worker:
         admission: Admission,
         visibility: float,
         listeners: list[Listener],
+        commit_wait: Knob | None = None,
         keeper: RetentionKeeper | None = None,
         name: str | None = None,
     ) -> None:
-        """Run `steps` on `log`; leases last `visibility` seconds. `keeper` archives and deletes what is due."""
+        """Run `steps` on `log`; leases last `visibility` seconds. `keeper` archives and deletes what is due.
+
+        Commits wait for company as long as `commit_wait` says.
+        """
         self.name = name or worker_name()
         self._log = log
-        shared = Shared(workflow, admission, retry_budget(), asyncio.Lock(), listeners)
+        shared = Shared(
+            workflow, admission, retry_budget(), asyncio.Lock(), listeners, commit_wait or knobs.commit_wait()
+        )
         self._runners = [StepRunner(step, log.subscribe(step.group, self.name, visibility), shared) for step in steps]
         self._keeper = LeaseKeeper([runner.subscription for runner in self._runners], visibility)
         self._retention = keeper

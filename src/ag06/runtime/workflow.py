@@ -8,7 +8,7 @@ import datetime as dt
 import logging
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -16,7 +16,7 @@ from ag06.breaker import CircuitBreaker
 from ag06.content import MAX_DATA_BYTES, check_name
 from ag06.errors import ConfigurationError, InvalidEvent, StoreUnavailable
 from ag06.event import Priority
-from ag06.knob import Knob
+from ag06.knob import Choice, Knob, Setter
 from ag06.monitoring.tracing import TRACING
 from ag06.persistence.archive import Retention
 from ag06.persistence.event_store import EventStore
@@ -24,9 +24,10 @@ from ag06.persistence.log import Durability, EventLog
 from ag06.persistence.outage import Outage
 from ag06.retry import Retry
 from ag06.runtime.dead_letters import DeadLetters
+from ag06.runtime.knobs import Fixed, check_names, commit_wait
 from ag06.runtime.outcome import Listener
 from ag06.runtime.shutdown import shutdown_signals
-from ag06.runtime.step import Start, Step, caller_frame, check_brackets, declare_step
+from ag06.runtime.step import Batch, Start, Step, caller_frame, check_brackets, declare_step
 from ag06.runtime.supervisor import SUPERVISOR_VARIABLE
 from ag06.runtime.worker import Worker, claim_name
 
@@ -49,7 +50,7 @@ class Workflow:
         events: the `EventStore` behind it, for replay and stats.
         dead_letters: the `DeadLetters` of its steps: `.list()`, `.read()`, `.retry()`, `.discard()`.
         steps: the declared steps by name.
-        knobs: the declared knobs by name.
+        knobs: the knobs that its user declared, by name.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Workflow:
         self.grace = grace
         self.steps: dict[str, Step] = {}
         self.knobs: dict[str, Knob] = {}
+        self._commit_wait = commit_wait()
         self._listeners: list[Listener] = []
         self._settings: dict[str, Any] = {
             "durability": durability,
@@ -131,7 +133,7 @@ class Workflow:
         retry: Retry | None = None,
         breaker: CircuitBreaker | None = None,
         timeout: float | None = None,
-        concurrency: int = 10,
+        concurrency: int | Knob | None = None,
         start: Start | None = None,
     ) -> Callable[[F], F]:
         """Make a function `(event)` or `(event, ctx)` a step that receives every event of `event_type`.
@@ -143,7 +145,8 @@ class Workflow:
             retry: what happens after a failure; 5 attempts unless given.
             breaker: refuses calls while its failure rate is high; refused events wait, at no cost of attempts.
             timeout: seconds a call may take.
-            concurrency: calls that run at once in one worker.
+            concurrency: calls that run at once in one worker: a number that stays as it is, or a knob of this workflow.
+                `None`: 10 at first, and the optimizer may move it.
             start: `"beginning"`, `"end"` or an aware datetime, for a step the store does not know; `None`: the
                 beginning in a workflow that is new to the store, else the end.
         """
@@ -173,24 +176,24 @@ class Workflow:
         self,
         event_type: str,
         *,
-        max_size: int = 100,
-        max_wait: float = 0.05,
+        max_size: int | Knob | None = None,
+        max_wait: float | Knob | None = None,
         name: str | None = None,
         retry: Retry | None = None,
         breaker: CircuitBreaker | None = None,
         timeout: float | None = None,
-        concurrency: int = 1,
+        concurrency: int | Knob | None = None,
         start: Start | None = None,
     ) -> Callable[[F], F]:
         """Make a function `(events)` or `(events, ctx)` a step that receives lists of 1 to `max_size` events.
 
         A call waits up to `max_wait` seconds for more events. A batch is acknowledged as a whole, with its outputs;
-        after a failure each of its events is tried alone. The other arguments are those of `step`.
+        after a failure each of its events is tried alone. The other arguments are those of `step`. A number that is
+        given for `max_size`, `max_wait` or `concurrency` stays as it is; a knob of this workflow may move; `None`: 100
+        events, 0.05 s and 1 call at first, and the optimizer may move them.
         """
         check_brackets("batch_step", event_type)
         frame = caller_frame()
-        if not 1 <= max_size <= 10_000 or not max_wait >= 0:
-            raise ConfigurationError(f"batch_step: max_size={max_size} (1 to 10000), max_wait={max_wait} (0 s or more)")
 
         def declare(function: F) -> F:
             self._add(
@@ -204,8 +207,7 @@ class Workflow:
                     timeout=timeout,
                     concurrency=concurrency,
                     start=start,
-                    max_size=max_size,
-                    max_wait=max_wait,
+                    batch=Batch(max_size, max_wait),
                     frame=frame,
                 )
             )
@@ -218,23 +220,53 @@ class Workflow:
             raise ConfigurationError(f"workflow {self.name!r} has a step {step.name!r} already; give one a name=")
         if self._running:
             raise ConfigurationError(f"step {step.name!r}: declare steps before the workflow {self.name!r} runs")
+        check_names(self.name, self.knobs, [*self.steps.values(), step])
         self.steps[step.name] = step
 
     def knob(
         self,
         name: str,
         *,
-        low: float,
-        high: float,
-        default: float,
+        default: Any,
+        low: float | None = None,
+        high: float | None = None,
         scale: Literal["linear", "log"] = "linear",
         integer: bool = False,
+        choices: Sequence[Choice] | None = None,
+        setter: Setter | None = None,
     ) -> Knob:
-        """Declare a number that the optimizer may move; read its `.value` in a step."""
+        """Declare a number, or one of a few `choices`, that the optimizer may move; read its `.value` in a step.
+
+        It may also be the `concurrency` of steps, or the `max_size` or `max_wait` of batch steps. `setter` is called
+        with what it is about to become, in the thread of whoever sets it. The arguments are those of `Knob`.
+        """
         if name in self.knobs:
             raise ConfigurationError(f"workflow {self.name!r} has a knob {name!r} already")
-        knob = self.knobs[name] = Knob(name, low=low, high=high, default=default, scale=scale, integer=integer)
+        knob = Knob(
+            name,
+            default=default,
+            low=low,
+            high=high,
+            scale=scale,
+            integer=integer,
+            choices=choices,
+            setter=setter,
+        )
+        check_names(self.name, {**self.knobs, name: knob}, self.steps.values())
+        self.knobs[name] = knob
         return knob
+
+    @property
+    def runtime_knobs(self) -> dict[str, Knob]:
+        """The runtime's own knobs that may move, by name: `STEP.concurrency` and such of each step, `commit_wait`."""
+        of_steps = [knob for step in self.steps.values() for knob in step.knobs.own]
+        return {knob.name: knob for knob in [*of_steps, self._commit_wait]}
+
+    @property
+    def fixed_knobs(self) -> dict[str, Any]:
+        """What would be knobs of the runtime had the user not given numbers, by name, with these numbers."""
+        settings = [setting for step in self.steps.values() for setting in step.knobs]
+        return {setting.name: setting.value for setting in settings if isinstance(setting, Fixed)}
 
     def on_outcome(self, listener: Listener) -> Listener:
         """Call `listener(outcome)` for every delivery that this process settles; fit to be a decorator."""
@@ -349,6 +381,7 @@ class Workflow:
                 admission=self.events.admission,
                 visibility=self.visibility_timeout,
                 listeners=self._listeners,
+                commit_wait=self._commit_wait,
                 keeper=self.events.keeper,
             )
             worker.start()
