@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import ChainMap
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ class Monitor:
             journal=events.journal_state if events.has_journal else None,
             suffix=f" of {workflow.name}" if others else "",
         )
-        self.sampler = Sampler(log, worker.runners, workflow.knobs.values())
+        self.sampler = Sampler(log, worker.runners, ChainMap(workflow.knobs, workflow.runtime_knobs).values())
         self._sampling = asyncio.get_running_loop().create_task(self.sampler.run(), name="sampling")
         self._sampling.add_done_callback(_look_at)
         observability.health.set_phase(workflow.name, "running")
