@@ -66,8 +66,8 @@ class Contrasts:
         self._latest: tuple[float, float] | None = None
         self._sizes: list[float] = []
 
-    def add(self, first: float, second: float) -> tuple[float, float]:
-        """Return what the pair before says, now that its follower is known (0 for the first), and this one so far."""
+    def add(self, first: float, second: float) -> float:
+        """Return what the pair before says, now that its follower is known (0 for the first)."""
         settled = 0.0
         if self._latest is not None:
             settled = self._latest[1] - self._latest[0]
@@ -76,10 +76,17 @@ class Contrasts:
             settled = self._clipped(settled)
             self._before = self._latest[1]
         self._latest = (first, second)
-        provisional = self._clipped(second - first)
-        if second != first:
-            self._sizes.remove(abs(second - first))
-        return settled, provisional
+        return settled
+
+    def latest(self) -> float:
+        """Return what the last pair says so far, without a follower."""
+        if self._latest is None:
+            return 0.0
+        contrast = self._latest[1] - self._latest[0]
+        provisional = self._clipped(contrast)
+        if contrast != 0:
+            self._sizes.remove(abs(contrast))
+        return provisional
 
     @property
     def size(self) -> float:
@@ -142,20 +149,20 @@ class SequentialTest:
         """Look once more, with one more pair; return the decision, which stands once it is made."""
         if self.decision is not None:
             return self.decision
-        settled, latest = self._contrasts.add(first, second)
+        settled = self._contrasts.add(first, second)
         self._sums = _moved(self._sums, settled, self._orders)  # by the orders of the pair before
         self._orders = [b_second, *self._toss(len(self._sums) - 1)]
         self._pairs += 1
         may_leave = int(self._most * spent(self._pairs, self._most_pairs) + 1e-9)
         if may_leave > self._left["up"]:
-            self._part("up", may_leave - self._left["up"], latest)
+            self._part("up", may_leave - self._left["up"])
         if may_leave > self._left["down"] and self.decision is None:
-            self._part("down", may_leave - self._left["down"], latest)
+            self._part("down", may_leave - self._left["down"])
         return self.decision
 
-    def _part(self, direction: Direction, count: int, latest: float) -> None:
+    def _part(self, direction: Direction, count: int) -> None:
         """Let up to `count` orders go that are most extreme now; equal ones go together or not at all."""
-        totals = _moved(self._sums, latest, self._orders)
+        totals = _moved(self._sums, self._contrasts.latest(), self._orders)
         if direction == "up":
             bound = heapq.nlargest(count + 1, totals)[-1] if count < len(totals) else -math.inf
             stay = [total <= bound for total in totals]
