@@ -8,14 +8,17 @@ import random
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ag06 import ConfigurationError, Context, Event, Knob, Retry, Workflow
 from ag06.monitoring import observability
+from ag06.persistence.archive import Retention
 from ag06.persistence.log import Delivery, Settlement, Subscription
 from ag06.runtime.status import knob_status
+from archives import later
 from flows import SECONDS, said, until
 
 
@@ -447,6 +450,48 @@ async def test_a_setter_that_raises_leaves_the_running_workflow_as_it_is() -> No
         hall.open()
         await app.drain(SECONDS)
     assert hall.most == 4
+
+
+async def test_segments_are_compressed_as_hard_as_the_knob_says_by_then(store_url: str, tmp_path: Path) -> None:
+    archive = f"file://{tmp_path}/archive"
+    app = Workflow("kept", store=store_url, retention=Retention(archive_after=0.01, archive=archive))
+    level = app.runtime_knobs["archive_compression"]
+    sizes: dict[int, list[int]] = {}
+    keeper, log = app.events.keeper, await app.events.log()
+    assert keeper is not None
+    for turn, chosen in enumerate((1, 19)):
+        level.set(chosen)
+        before = set(tmp_path.rglob("*.parquet"))
+        await publish(app, 2000, first=2000 * turn)
+        while not (written := set(tmp_path.rglob("*.parquet")) - before):
+            await asyncio.sleep(0.05)  # so that all of them are old enough
+            await keeper.keep(log, "test")
+        sizes[chosen] = [path.stat().st_size for path in written]
+    replayed = [event.data async for event in app.events.replay(types="t")]
+    await app.close()
+    assert replayed == list(range(4000))
+    assert sum(sizes[19]) < sum(sizes[1])
+
+
+async def test_by_hand_too_the_archive_is_compressed_as_the_knob_says(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/archive"
+    app = Workflow("kept", store="memory://kept", retention=Retention(archive_after=3600.0, archive=url))
+    sizes = []
+    for turn, chosen in enumerate((1, 19)):
+        app.runtime_knobs["archive_compression"].set(chosen)
+        await publish(app, 2000, first=2000 * turn)
+        done = await app.events.archive_before(later(), url)
+        assert done.events == 2000
+        sizes.append(sum(Path(file.removeprefix("file://")).stat().st_size for file in done.files))
+    await app.close()
+    assert sizes[1] < sizes[0]
+
+
+def test_what_archives_nothing_has_no_knob_for_it(tmp_path: Path) -> None:
+    archive = f"file://{tmp_path}/archive"
+    for retention in (None, 60.0, Retention(delete_after=60.0), Retention(delete_after=60.0, archive=archive)):
+        app = Workflow("kept", store="memory://kept-not", retention=retention)
+        assert set(app.runtime_knobs) == {"commit_wait"}
 
 
 async def test_the_status_shows_every_knob_and_which_are_pinned_and_gauges_show_where_they_stand() -> None:

@@ -16,8 +16,10 @@ import msgspec
 from ag06.content import MAX_DATA_BYTES
 from ag06.errors import Backpressure, ConfigurationError, InvalidEvent, OutcomeUnknown
 from ag06.event import Event, Priority, to_millis
+from ag06.knob import Knob
 from ag06.monitoring.tracing import TRACING
 from ag06.persistence.admission import Admission
+from ag06.persistence.archive.compression import compression_level
 from ag06.persistence.archive.retention import (
     Retention,
     RetentionKeeper,
@@ -70,6 +72,7 @@ class EventStore:
         self._logs: LogsByLoop | None = None
         self._replaced: list[LogsByLoop] = []
         self._keeper: RetentionKeeper | None = None
+        self._compression = compression_level()
         self._published = Published()
         if store is not None or settings:
             self.configure(store, **settings)
@@ -113,7 +116,7 @@ class EventStore:
             self._replaced.append(self._logs)
         self.admission = admission
         self._max_backlog = max_backlog
-        self._keeper = keeper_of(policies)
+        self._keeper = keeper_of(policies, self._compression)
         self._settings = settings
         self._logs = LogsByLoop(lambda: open_log(url, options), timeout)
 
@@ -419,7 +422,12 @@ class EventStore:
         if check_archive(url).volatile and self._settings is not None and not _is_memory(self._settings.url):
             _logger.warning("archive %s is this process's memory: what moves there is gone when it ends", masked(url))
         archived = await archive_settled(
-            await self.log(), before_ms, url, None if selected is None else sorted(selected), watch=progress
+            await self.log(),
+            before_ms,
+            url,
+            None if selected is None else sorted(selected),
+            watch=progress,
+            compression=self._compression,
         )
         return Archived(url) if archived is None else archived
 
@@ -427,6 +435,11 @@ class EventStore:
     def keeper(self) -> RetentionKeeper | None:
         """Who archives and deletes as the `Retention` says; workers let it, about once a second."""
         return self._keeper
+
+    @property
+    def archive_compression(self) -> Knob | None:
+        """The level of zstd at which the `Retention` archives, and `archive_before`; `None` where none archives."""
+        return self._compression if self._keeper is not None and self._keeper.archives else None
 
     async def stats(self) -> LogStats:
         """Return how the log stands: events, duplicates refused, dead letters, what is due later, each step."""

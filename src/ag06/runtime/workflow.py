@@ -258,9 +258,14 @@ class Workflow:
 
     @property
     def runtime_knobs(self) -> dict[str, Knob]:
-        """The runtime's own knobs that may move, by name: `STEP.concurrency` and such of each step, `commit_wait`."""
+        """The runtime's own knobs that may move, by name.
+
+        `STEP.concurrency`, `STEP.fetch_size` and `STEP.prefetch` of each step, `STEP.max_size` and `STEP.max_wait` of
+        batch steps, `commit_wait`, and `archive_compression` where the retention archives.
+        """
         of_steps = [knob for step in self.steps.values() for knob in step.knobs.own]
-        return {knob.name: knob for knob in [*of_steps, self._commit_wait]}
+        of_store = self.events.archive_compression
+        return {knob.name: knob for knob in (*of_steps, self._commit_wait, of_store) if knob is not None}
 
     @property
     def fixed_knobs(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ag06.errors import ArchiveUnavailable
 from ag06.ids import new_id
+from ag06.knob import Knob
 from ag06.persistence.archive.manifest import Manifest, Segment, checksum
 from ag06.persistence.archive.segments import SegmentWriter
 from ag06.persistence.archive.storage import Storage
@@ -26,10 +27,14 @@ _DAY_MS = 86_400_000
 class BatchWriter:
     """Writes the segments of one manifest after the other."""
 
-    def __init__(self, home: Storage, ranges: Mapping[Stream, range]) -> None:
-        """Write into the folder `home` what lies in the ranges of positions; other events are left out."""
+    def __init__(self, home: Storage, ranges: Mapping[Stream, range], compression: Knob) -> None:
+        """Write into the folder `home` what lies in the ranges of positions; other events are left out.
+
+        Each segment is compressed at the level where `compression` stands as it begins.
+        """
         self._home = home
         self._ranges = ranges
+        self._compression = compression
         self._compressor = ThreadPoolExecutor(1, "ag06-archive-zstd")
         self.events = 0
         self._begin()
@@ -54,12 +59,15 @@ class BatchWriter:
             if day != self._day or (self._writer is not None and self._writer.raw_bytes >= _SEGMENT_BYTES):
                 self._end_segment()
             if self._writer is None:
-                self._writer, self._day = SegmentWriter(self._ranges, self._compressor), day
+                self._writer, self._day = self._segment(), day
             cut = len(page)
             if page[-1].recorded_ms // _DAY_MS != day:
                 cut = next(i for i, stored in enumerate(page) if stored.recorded_ms // _DAY_MS != day)
             self._writer.add(page[:cut])
             page = page[cut:]
+
+    def _segment(self) -> SegmentWriter:
+        return SegmentWriter(self._ranges, self._compressor, self._compression.value)
 
     def _end_segment(self) -> None:
         writer, self._writer = self._writer, None

@@ -12,6 +12,7 @@ import msgspec
 
 from ag06.content import check_name
 from ag06.errors import AG06Error, ArchiveDamaged, ConfigurationError, InvalidEvent, StoreError, StoreUnavailable
+from ag06.knob import Knob
 from ag06.persistence.archive import mending
 from ag06.persistence.archive.leading import leading
 from ag06.persistence.archive.manifest import FOLDER, Entry, parse_entry
@@ -138,9 +139,12 @@ def _live(policy: Policy) -> float | None:
 class RetentionKeeper:
     """Moves to the archive and deletes from it what is due; of all processes that have one, one does it at a time."""
 
-    def __init__(self, policies: list[Policy], clock: Callable[[], float] = time.time) -> None:
-        """`clock` gives seconds since the epoch, as the store's does."""
+    def __init__(
+        self, policies: list[Policy], clock: Callable[[], float] = time.time, compression: Knob | None = None
+    ) -> None:
+        """`clock` gives seconds since the epoch, as the store's does; `compression` is how hard it compresses."""
         self._policies = policies
+        self._compression = compression
         self._own = frozenset(policy.type for policy in policies if policy.type is not None)
         self._clock = clock
         self._due = dict.fromkeys(policies, 0.0)
@@ -148,6 +152,11 @@ class RetentionKeeper:
         self._renewal = 0.0
         self._looked = 0.0
         self._leader: str | None = None
+
+    @property
+    def archives(self) -> bool:
+        """Whether anything moves to an archive."""
+        return any(policy.archive_after is not None for policy in self._policies)
 
     async def keep(self, log: EventLog, holder: str) -> None:
         """Do what is due; problems of an archive are said in the log, and it is tried again after 1, 2, 4 ... 60 s.
@@ -209,7 +218,15 @@ class RetentionKeeper:
             types = None if policy.type is None else [policy.type]
             without = self._own if policy.type is None else frozenset[str]()
             await archive_settled(
-                log, before_ms, policy.archive, types, without=without, holder=holder, wait=False, only_if_any=True
+                log,
+                before_ms,
+                policy.archive,
+                types,
+                without=without,
+                holder=holder,
+                wait=False,
+                only_if_any=True,
+                compression=self._compression,
             )
         if policy.delete_after:
             await self._delete(log, policy, holder)
@@ -254,6 +271,8 @@ async def _delete_entry(log: EventLog, thread: OneThread, entry: Entry) -> None:
     await mending.finish_deletion(log, home, thread, entry.run, entry)
 
 
-def keeper_of(policies: list[Policy]) -> RetentionKeeper | None:
+def keeper_of(policies: list[Policy], compression: Knob) -> RetentionKeeper | None:
     """Return who keeps these policies; `None` where there is nothing to do."""
-    return RetentionKeeper(policies) if any(p.archive_after or p.delete_after for p in policies) else None
+    if not any(policy.archive_after or policy.delete_after for policy in policies):
+        return None
+    return RetentionKeeper(policies, compression=compression)

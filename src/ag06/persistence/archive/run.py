@@ -15,6 +15,8 @@ import msgspec
 from ag06.errors import ArchiveDamaged, ConfigurationError
 from ag06.event import from_millis
 from ag06.ids import new_id
+from ag06.knob import Knob
+from ag06.persistence.archive.compression import compression_level
 from ag06.persistence.archive.leading import leading
 from ag06.persistence.archive.manifest import Manifest, encode
 from ag06.persistence.archive.mending import clear, look_back, speaks_of
@@ -83,12 +85,14 @@ async def archive_settled(
     wait: bool = True,
     only_if_any: bool = False,
     watch: Watch | None = None,
+    compression: Knob | None = None,
 ) -> Archived | None:
     """Archive what was recorded before `before_ms` and is settled, of some types or all but those in `without`.
 
     Returns `None` if another process archives this log now and it is not to `wait` for that; also, without a look at
     the archive, if nothing is settled and that is asked for by `only_if_any`. Raises `ArchiveUnavailable` or
     `ConfigurationError` if the archive cannot be written or does not read back: what it was to take is in the log then.
+    What it writes is compressed as `compression` says, which may move meanwhile.
     """
 
     async def settled() -> list[Cut]:
@@ -108,7 +112,7 @@ async def archive_settled(
             if name is None and not await settled():
                 return Archived(storage.url)
             home = await _home(log, storage, name, thread)
-            run = _Run(log, home, thread, watch)
+            run = _Run(log, home, thread, watch, compression or compression_level())
             await run.mend()
             await run.archive(await settled())
             return run.result()
@@ -133,11 +137,12 @@ async def _home(log: EventLog, storage: Storage, name: str | None, thread: OneTh
 
 
 class _Run:
-    def __init__(self, log: EventLog, home: Storage, thread: OneThread, watch: Watch) -> None:
+    def __init__(self, log: EventLog, home: Storage, thread: OneThread, watch: Watch, compression: Knob) -> None:
         self._log = log
         self._home = home
         self._thread = thread
         self._watch = watch
+        self._compression = compression
         self._written = 0
         self._done: list[Manifest] = []
         self._reached: dict[Stream, int] = {}
@@ -190,7 +195,7 @@ class _Run:
     async def archive(self, cuts: Sequence[Cut]) -> None:
         """Write one manifest's segments after the other's; what one names leaves the log while the next is written."""
         ranges = {(cut.type, cut.level): range(self._reached.get((cut.type, cut.level), 0), cut.below) for cut in cuts}
-        writer = await self._thread.call(_writer, self._home, ranges)
+        writer = await self._thread.call(_writer, self._home, ranges, self._compression)
         queries = _queries(cuts)
         dropping: asyncio.Task[None] | None = None
         try:
@@ -244,10 +249,10 @@ class _Run:
         self._tell("dropped")
 
 
-def _writer(home: Storage, ranges: dict[Stream, range]) -> BatchWriter:
+def _writer(home: Storage, ranges: dict[Stream, range], compression: Knob) -> BatchWriter:
     from ag06.persistence.archive.batch import BatchWriter  # pyarrow takes its time, and a thread to spend it in
 
-    return BatchWriter(home, ranges)
+    return BatchWriter(home, ranges, compression)
 
 
 def _queries(cuts: Sequence[Cut]) -> list[Query]:

@@ -92,8 +92,8 @@ class Summary(msgspec.Struct, frozen=True):
 class SegmentWriter:
     """Makes one segment in memory out of events in the order of the log."""
 
-    def __init__(self, ranges: Mapping[tuple[str, int], range], compressor: Executor) -> None:
-        """Take those events whose position is in the range of their type and level.
+    def __init__(self, ranges: Mapping[tuple[str, int], range], compressor: Executor, level: int = 3) -> None:
+        """Take those events whose position is in the range of their type and level; compress at `level` of zstd.
 
         `compressor` runs what needs no interpreter, while the next events are read.
         """
@@ -109,7 +109,7 @@ class SegmentWriter:
             SCHEMA,
             version="2.6",
             compression="zstd",
-            compression_level=3,
+            compression_level=level,
             use_dictionary=["type", "source", "subject"],
             data_page_size=_PAGE_BYTES,
             write_page_checksum=True,
