@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 from examples.mixer import recording, strip
-from examples.mixer.gate import Gate
 
 from ag06 import Context, Event, Retry, Workflow
 
@@ -18,8 +17,6 @@ MEASURED = "audio.measured"
 block_size = app.knob("block_size", low=64, high=16384, default=256, scale="log", integer=True)
 batch_size = app.knob("batch_size", low=1, high=256, default=100, scale="log", integer=True)
 threads = app.knob("threads", low=1, high=32, default=10, scale="log", integer=True)
-
-_work = Gate(threads)
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -53,27 +50,21 @@ class Measurement(msgspec.Struct, frozen=True):
     lufs: float | None
 
 
-@app.step(PIECE, concurrency=int(threads.high), retry=Retry(attempts=3))
+@app.step(PIECE, concurrency=threads, retry=Retry(attempts=3))
 def level(event: Event[Piece], ctx: Context) -> None:
     """Take the piece through a strip of its own, block by block, and write what comes out."""
     piece = event.data
-    with _work:
-        audio, rate = recording.read(piece.file, piece.start, piece.length)
-        levelled = strip.process(audio, rate, block_size.value)
-        recording.write(piece.output, levelled, rate)
+    audio, rate = recording.read(piece.file, piece.start, piece.length)
+    levelled = strip.process(audio, rate, block_size.value)
+    recording.write(piece.output, levelled, rate)
     seconds = levelled.shape[1] / rate
     ctx.publish(LEVELLED, Levelled(piece.number, piece.output, seconds, strip.peak(levelled)))
 
 
-@app.batch_step(LEVELLED, max_size=int(batch_size.high), max_wait=0.02, concurrency=2, retry=Retry(attempts=3))
+@app.batch_step(LEVELLED, max_size=batch_size, max_wait=0.02, concurrency=2, retry=Retry(attempts=3))
 def measure(events: list[Event[Levelled]], ctx: Context) -> None:
-    """Measure the loudness of each piece; `batch_size` of them make one result."""
-    size = batch_size.value
-    for first in range(0, len(events), size):
-        group = events[first : first + size]
-        with _work:
-            results = [_measure(event.data) for event in group]
-        ctx.publish(MEASURED, results, cause=group[0])
+    """Measure the loudness of each piece; up to `batch_size` of them make one result."""
+    ctx.publish(MEASURED, [_measure(event.data) for event in events])
 
 
 def _measure(piece: Levelled) -> Measurement:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from examples.mixer import recording, strip
-from examples.mixer.gate import Gate
-
-from ag06.knob import Knob
+from examples.mixer.app import app, batch_size, threads
 
 ROOT = Path(__file__).parents[2]
 PIECES = 8
@@ -94,35 +90,11 @@ def test_a_mistake_is_told_without_a_traceback(arguments: tuple[str, ...], said:
     assert "Traceback" not in done.stderr
 
 
-async def test_a_gate_lets_in_as_many_as_its_knob_says_while_it_moves() -> None:
-    knob = Knob("threads", low=1, high=8, default=2, integer=True)
-    gate = Gate(knob)
-    inside = 0
-    most = 0
-    lock = threading.Lock()
-    hold = threading.Event()
-
-    def work() -> None:
-        nonlocal inside, most
-        with gate:
-            with lock:
-                inside += 1
-                most = max(most, inside)
-            hold.wait(20)
-            with lock:
-                inside -= 1
-
-    async def until(number: int) -> None:
-        async with asyncio.timeout(20):
-            while inside != number:
-                await asyncio.sleep(0.005)
-
-    calls = [asyncio.create_task(asyncio.to_thread(work)) for _ in range(4)]
-    await until(2)
-    knob.set(4)
-    with gate:  # one goes in and out: the others see that there is room
-        pass
-    await until(4)
-    hold.set()
-    await asyncio.gather(*calls)
-    assert most == 4
+def test_the_knobs_are_those_of_the_steps_themselves() -> None:
+    try:
+        threads.set(3)
+        batch_size.set(7)
+        assert (app.steps["level"].concurrency, app.steps["measure"].max_size) == (3, 7)
+    finally:
+        threads.set(threads.default)
+        batch_size.set(batch_size.default)
