@@ -26,12 +26,14 @@ DEFAULTS: Mapping[str, str] = {
     "log_level": "info",
     "log_format": "json",
     "traces": "",
+    "tune": "manual",
 }
 """Every setting that has a fixed name (`AG06_` and the name in capitals), with its default."""
 
 ACCEPTED: Mapping[str, tuple[str, ...]] = {
     "log_level": ("debug", "info", "warning", "error"),
     "log_format": ("json", "text"),
+    "tune": ("off", "manual", "observe", "on"),
 }
 """Settings that are one of a few words, in any case."""
 

@@ -14,6 +14,7 @@ from ag06.monitoring.checks import register_built_in
 from ag06.monitoring.loop_watch import LoopWatch
 from ag06.monitoring.server import HttpServer
 from ag06.monitoring.tracing import TRACING
+from ag06.runtime.companions import Companions, Running
 from ag06.runtime.sampling import Sampler
 from ag06.runtime.serving import open_workflow_server, written_paths
 from ag06.runtime.status import status_of
@@ -43,9 +44,15 @@ class Monitor:
         self._server: HttpServer | None = None
         self._sampling: asyncio.Task[None] | None = None
         self._checks: tuple[str, ...] = ()
+        self._companions: Companions | None = None
         self.sampler: Sampler | None = None
         self.worker: str | None = None
         self.began = datetime.now(UTC)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What companions say of experiments."""
+        return {} if self._companions is None else dict(self._companions.running.told)
 
     @property
     def url(self) -> str | None:
@@ -86,13 +93,19 @@ class Monitor:
         self._sampling = asyncio.get_running_loop().create_task(self.sampler.run(), name="sampling")
         self._sampling.add_done_callback(_look_at)
         observability.health.set_phase(workflow.name, "running")
+        self._companions = Companions(Running(workflow, log, worker.name))
 
     def stopping(self) -> None:
         """Say that the workflow shuts down: it takes no more work."""
         observability.health.set_phase(self._workflow.name, "stopping")
+        if self._companions is not None:
+            self._companions.stop()
 
     async def close(self) -> None:
         """End; the server answers until now."""
+        if self._companions is not None:
+            self._companions.stop()
+            await self._companions.ended()
         try:
             if self._server is not None:
                 await self._server.close(grace=1.0)

@@ -100,7 +100,8 @@ class Sampler:
         for group, runner in self._runners.items():
             self._in_flight[group].set(runner.in_flight)
         for knob in self._knobs:
-            instruments.KNOB_VALUE.labels(knob.name).set(knob.value)
+            value = knob.value if knob.choices is None else knob.choices.index(knob.value)
+            instruments.KNOB_VALUE.labels(knob.name).set(value)
         for mirror in _MIRRORS:
             mirror.update()
         self.resources = self._meter.sample()

@@ -1,0 +1,91 @@
+"""The knobs of a running workflow, moved together or not at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ag06.errors import ConfigurationError
+from ag06.knob import Knob
+from ag06.ml.space import Config, Space
+from ag06.runtime.workflow import Workflow
+
+_logger = logging.getLogger("ag06.ml")
+
+
+class Controls:
+    """What of a workflow may be moved.
+
+    Attributes:
+        knobs: by name, the user's and the runtime's.
+    """
+
+    def __init__(self, knobs: Mapping[str, Knob]) -> None:
+        """Move these; there may be none."""
+        self.knobs = dict(knobs)
+        self._space = Space(list(self.knobs.values()), {}) if self.knobs else None
+
+    @classmethod
+    def of(cls, workflow: Workflow, names: Collection[str] | None = None, fixed: Collection[str] = ()) -> Controls:
+        """Return those of a workflow: all that it does not fix itself, or those named, without the `fixed` ones.
+
+        Raises `ConfigurationError` for a name that there is not.
+        """
+        every = {**workflow.knobs, **workflow.runtime_knobs}
+        for name in (*(names or ()), *fixed):
+            if name not in every:
+                raise ConfigurationError(f"workflow {workflow.name!r} has no knob {name!r}; {_there_are(every)}")
+        if names is None:
+            names = [name for name in every if name not in workflow.fixed_knobs]
+        return cls({name: knob for name, knob in every.items() if name in names and name not in fixed})
+
+    @property
+    def now(self) -> Config:
+        """Where each knob stands."""
+        return {name: knob.value for name, knob in self.knobs.items()}
+
+    def check(self, changes: Mapping[str, Any]) -> Config:
+        """Return the whole configuration that some changes lead to from where the knobs stand; nothing is moved.
+
+        Raises `ConfigurationError` for an unknown knob, and a value that the knob does not take.
+        """
+        unknown = [name for name in changes if name not in self.knobs]
+        if unknown or self._space is None:
+            name = unknown[0] if unknown else ""
+            raise ConfigurationError(f"no knob {name!r} may be moved; {_there_are(self.knobs)}")
+        return self._space.check({**self.now, **changes})
+
+    def apply(self, config: Mapping[str, Any]) -> None:
+        """Move the knobs to a configuration.
+
+        Where a setter raises, those moved before go back, and `ConfigurationError` says which it was.
+        """
+        moved: list[tuple[Knob, Any]] = []
+        try:
+            for name, value in config.items():
+                knob = self.knobs[name]
+                if knob.value != value:
+                    moved.append((knob, knob.value))
+                    knob.set(value)
+        except ConfigurationError:
+            for knob, before in reversed(moved):
+                try:
+                    knob.set(before)
+                except ConfigurationError as error:
+                    _logger.error("%s; it may stand wrong now", error)  # noqa: TRY400 - the first error is raised
+            raise
+
+    def follow(self, posted: Mapping[str, Any]) -> None:
+        """Move what a leader posted, as far as it fits the knobs of this process, which may run other code."""
+        known: dict[str, Any] = {}
+        for name, value in posted.items():
+            try:
+                known[name] = self.check({name: value})[name]
+            except ConfigurationError as error:
+                _logger.debug("not followed: %s", error)
+        self.apply(known)
+
+
+def _there_are(knobs: Mapping[str, Knob]) -> str:
+    return f"there are {', '.join(knobs)}" if knobs else "it has none"

@@ -1,0 +1,127 @@
+"""`optimize`: from the figures of what runs and those that are wanted to the changes that lead there."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from ag06.errors import ConfigurationError
+from ag06.ml.controls import Controls
+from ag06.ml.measures import MEASURES, measure_named
+from ag06.ml.score import Score
+from ag06.ml.suggestions import Optimization, suggest
+from ag06.ml.tuner import Tuner
+from ag06.ml.windows import Metrics
+from ag06.runtime.workflow import Workflow
+
+Target: TypeAlias = Metrics | Mapping[str, Any] | Score | str | None
+_FIRST = 3
+"""Before so many windows the tuner asks for the defaults: the first figures count for all of them."""
+
+
+class GradientOptimizer:
+    """Goes uphill with momentum: in a surrogate's gradient, or by simultaneous perturbation (`ag06.ml.tuner`).
+
+    Each call of `optimize` learns from the figures that it is given, for the values that the knobs have then. Called
+    again and again, with its changes made in between, it is the whole method by hand; `ml_optimizer.start` does that,
+    with guardrails and an experiment before anything is kept.
+    """
+
+    def __init__(self, workflow: Workflow | None = None, controls: Controls | None = None, seed: int = 0) -> None:
+        """For the knobs of a workflow, or for none."""
+        self._workflow = workflow
+        self._controls = controls or Controls({})
+        self._seed = seed
+        self._tuner: Tuner | None = None
+        self._score: Score | None = None
+        self._baseline: Metrics | None = None
+
+    async def optimize(self, current_metrics: Metrics, target_metrics: Target = None) -> Optimization:
+        """Return what to change.
+
+        Args:
+            current_metrics: what `collect_metrics` told of the configuration that runs.
+            target_metrics: what is wanted: figures by name, such as `{"throughput": 2000, "p99": 20}`, the same as
+                `Metrics`, or a score in words; `None`: more throughput and a lower p99.
+
+        Where the figures say nothing (no traffic, NaN), it changes nothing and says why. Raises `ConfigurationError`
+        for what are no figures, and a target that there is not.
+        """
+        if not isinstance(current_metrics, Metrics):
+            raise ConfigurationError(
+                f"optimize: current_metrics={current_metrics!r:.80}; give what collect_metrics() returned"
+            )
+        score = score_of(current_metrics, target_metrics)
+        if not self._controls.knobs or self._workflow is None:
+            return Optimization({}, None, 0.0, "there is no knob to move: no workflow with one runs in this process")
+        if self._baseline is None or str(self._score) != str(score):
+            self._baseline, self._score, self._tuner = current_metrics, score, None
+        value = score.of(current_metrics, self._baseline)
+        if value.value is None:
+            if not self._tuner:
+                self._baseline = None
+            return Optimization({}, None, 0.0, f"inconclusive: {value.reason}")
+        return await asyncio.to_thread(self._propose, value.value, current_metrics)
+
+    def _propose(self, score: float, metrics: Metrics) -> Optimization:
+        """Learn from one window, and return the next step uphill."""
+        now = self._controls.now
+        if self._tuner is None:
+            self._tuner = Tuner(list(self._controls.knobs.values()), self._seed, scale="difference")
+        tuner = self._tuner
+        tuner.tell(now, score)
+        while (config := tuner.ask()) == now and tuner.windows < _FIRST:
+            tuner.tell(now, score)
+        changes = {name: value for name, value in config.items() if now[name] != value}
+        if self._workflow is not None and tuner.windows <= _FIRST:
+            hint = suggest(self._workflow, self._controls, metrics, None)
+            if hint.changes:
+                return hint
+        if not changes:
+            return Optimization({}, None, 0.0, f"nothing better is known after {tuner.windows} windows")
+        found = tuner.predict(config, beside=now)
+        if found is None:
+            return Optimization(changes, None, 0.5, "a first step, to see which way is up")
+        expected = math.expm1(found.effect)
+        reason = f"uphill after {tuner.windows} windows: {expected:+.1%} expected, give or take {found.deviation:.0%}"
+        return Optimization(changes, expected, found.confidence, reason)
+
+
+def score_of(current: Metrics, target: Target) -> Score:
+    """Return the score that a target stands for.
+
+    A figure that is to be better than it is now is maximized (throughput) or minimized (all others); one that may be as
+    it is or worse is a limit.
+    """
+    if target is None:
+        return Score.parse("maximize throughput, minimize 0.5 * p99")
+    if isinstance(target, Score):
+        return target
+    if isinstance(target, str):
+        return Score.parse(target)
+    goals: dict[str, dict[str, float]] = {"maximize": {}, "minimize": {}}
+    limits: dict[str, str] = {}
+    for name, wanted in _figures(target).items():
+        measure = measure_named(name)
+        value = measure.parse(wanted)
+        up = measure.name == "throughput"
+        now = measure.of(current)
+        if now is None or (value > now if up else value < now):
+            goals["maximize" if up else "minimize"][measure.name] = 1.0
+        else:
+            limits[measure.name] = f"{'>=' if up else '<='} {value!r}"
+    if not goals["maximize"] and not goals["minimize"]:
+        goals["maximize"]["throughput"] = 1.0
+        limits.pop("throughput", None)
+    return Score(**goals, constraints=limits)
+
+
+def _figures(target: Metrics | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(target, Mapping):
+        return dict(target)
+    if isinstance(target, Metrics):
+        found = {name: getattr(target, name, None) for name, measure in MEASURES.items() if measure.field == name}
+        return {name: value for name, value in found.items() if isinstance(value, (int, float)) and value > 0}
+    raise ConfigurationError(f"optimize: target_metrics={target!r:.80}; give figures by name, or a score in words")

@@ -1,0 +1,118 @@
+"""One window of a running workflow under one configuration, ended at once where a guardrail breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from ag06.errors import ConfigurationError
+from ag06.ml.collector import MetricsCollector, OpenWindow
+from ag06.ml.guardrails import Breach, Guardrails, Watch
+from ag06.ml.space import Config
+from ag06.ml.windows import Window
+
+LOOKS = 5
+"""How often a window is looked at while it is under way, where that costs little."""
+_LEAST_LOOK = 0.05
+_COST = 0.002
+"""The share of the time that looking may take."""
+
+Apply = Callable[[Config, bool], Awaitable[None]]
+"""Makes a configuration run everywhere; the flag says that it is a trial."""
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """How a window goes: `settle` seconds after its configuration was set, which do not count, then `window` seconds.
+
+    One with too few events goes on for up to `longest` times as long. Switched or not, the same is done: what a window
+    measures must not depend on what the one before it ran.
+    """
+
+    window: float = 5.0
+    settle: float = 0.5
+    longest: int = 3
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """What became of a window: its figures (`None`: it could not be run), what it broke, and the seconds it took."""
+
+    window: Window | None
+    breaches: tuple[Breach, ...] = ()
+    failure: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def breach(self) -> str | None:
+        """What went wrong, in words; `None` if nothing did."""
+        return self.failure or "; ".join(breach.explanation for breach in self.breaches) or None
+
+
+class Trials:
+    """Runs windows, one at a time."""
+
+    def __init__(self, collector: MetricsCollector, apply: Apply, timing: Timing, guardrails: Guardrails) -> None:
+        """Measure with `collector` what `apply` makes run."""
+        self._collector = collector
+        self._apply = apply
+        self._timing = timing
+        self._guardrails = guardrails
+        self._look_cost = 0.0
+        self.cpu_seconds = 0.0
+        """Processor time that looking took so far, about."""
+
+    async def run(
+        self, config: Config, *, fallback: Config, reference: Window | None, guarded: bool, trial: bool = True
+    ) -> Trial:
+        """Run a window of `config`.
+
+        Where it is `guarded` and breaks a guardrail beside `reference`, or where a setter raises, `fallback` runs again
+        before this returns. A window that nobody guards is still told what it broke.
+        """
+        began = time.monotonic()
+        try:
+            await self._apply(config, trial)
+        except ConfigurationError as error:
+            await self._apply(fallback, False)
+            return Trial(None, failure=f"the configuration could not be set: {error}", seconds=time.monotonic() - began)
+        await asyncio.sleep(self._timing.settle)
+        opened = await self._collector.open_window()
+        watch = None if reference is None else self._guardrails.watch(reference)
+        breaches = await self._look_after(opened, watch if guarded else None)
+        if breaches and guarded:
+            await self._apply(fallback, False)
+        window = await opened.close()
+        if reference is not None and not breaches:
+            breaches = self._guardrails.check(window, reference)
+            if breaches and guarded:
+                await self._apply(fallback, False)
+        return Trial(window, tuple(breaches), seconds=time.monotonic() - began)
+
+    async def _look_after(self, opened: OpenWindow, watch: Watch | None) -> list[Breach]:
+        """Wait until the window is over, or something breaks."""
+        began = time.monotonic()
+        ends = began + self._timing.window
+        last = began + self._timing.window * self._timing.longest
+        while (now := time.monotonic()) < last:
+            if now >= ends:
+                flags = (await self._peek(opened)).flags
+                if "too_few_events" not in flags or "idle" in flags:
+                    break
+                ends = now + self._timing.window
+            pause = max(self._timing.window / LOOKS, _LEAST_LOOK, self._look_cost / _COST)
+            await asyncio.sleep(min(pause, max(ends - now, 0.001)))
+            if watch is not None and time.monotonic() < ends:
+                breaches = watch.look(await self._peek(opened))
+                if breaches:
+                    return breaches
+        return []
+
+    async def _peek(self, opened: OpenWindow) -> Window:
+        began = time.thread_time()
+        window = await opened.peek()
+        # Other tasks ran in between too, so it is rather too much: then there are fewer looks.
+        self._look_cost = min(time.thread_time() - began, 1.0)
+        self.cpu_seconds += self._look_cost
+        return window

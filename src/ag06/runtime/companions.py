@@ -1,0 +1,89 @@
+"""What runs beside a workflow for as long as its worker runs in this process: packages add it by entry point."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+from collections.abc import Callable, Coroutine
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+if TYPE_CHECKING:
+    from ag06.persistence.log import EventLog
+    from ag06.runtime.workflow import Workflow
+
+_logger = logging.getLogger("ag06.runtime")
+GROUP = "ag06.companions"
+"""An entry point of this group names a function that takes a `Running` and returns a coroutine, which is cancelled
+when the workflow shuts down."""
+
+
+class Running(msgspec.Struct, frozen=True, eq=False):
+    """A workflow that runs in this process.
+
+    Attributes:
+        log: its open log.
+        worker: the name its worker has in the store.
+        told: what companions say of experiments, by name: `/status` shows it.
+    """
+
+    workflow: Workflow
+    log: EventLog
+    worker: str
+    told: dict[str, Any] = {}
+
+
+Companion: TypeAlias = Callable[[Running], Coroutine[Any, Any, None]]
+
+_running: list[Running] = []
+
+
+def running_workflows() -> list[Running]:
+    """Return the workflows whose workers run in this process, in the order they began."""
+    return list(_running)
+
+
+class Companions:
+    """The companions of one running workflow."""
+
+    def __init__(self, running: Running) -> None:
+        """Start them; one that cannot be loaded is an error in the log, and the workflow runs without it."""
+        self.running = running
+        _running.append(running)
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(_guarded(companion, running)) for companion in _installed()]
+
+    def stop(self) -> None:
+        """Ask them to end."""
+        if self.running in _running:
+            _running.remove(self.running)
+        for task in self._tasks:
+            task.cancel()
+
+    async def ended(self) -> None:
+        """Wait until they have ended."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+@cache
+def _installed() -> tuple[Companion, ...]:
+    found = []
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        try:
+            found.append(entry.load())
+        except Exception:
+            _logger.exception(
+                "%s cannot be loaded, it does not run beside workflows; mend or uninstall it", entry.value
+            )
+    return tuple(found)
+
+
+async def _guarded(companion: Companion, running: Running) -> None:
+    try:
+        await companion(running)
+    except Exception:
+        _logger.exception("what ran beside the workflow %s has ended; the workflow goes on", running.workflow.name)
