@@ -33,13 +33,18 @@ SWING = 0.3
 
 @dataclass(frozen=True)
 class Setting:
-    """How the series and the variants behave; `gain` is what b gives beside a."""
+    """How the series and the variants behave.
+
+    `gain` is what b gives beside a; `carry` how much of it comes a window late; a window that follows a change of the
+    variant by at most `carry_over` windows loses `change` of its value.
+    """
 
     gain: float = 0.0
     correlation: float = CORRELATION
     moving: bool = True
     stalls: float = 0.0
     carry: float = 0.0
+    change: float = 0.0
     carry_over: int = 0
     runs: float = 1.0
 
@@ -49,6 +54,8 @@ SETTINGS = {
     "identical, white noise, no drift": Setting(correlation=0.0, moving=False),
     "identical, AR(1) 0.9": Setting(correlation=0.9),
     "identical, 1 window in 20 stalls": Setting(stalls=0.05),
+    "identical, a change costs 30% of a window, discarded": Setting(change=0.3, carry_over=1),
+    "identical, a change costs 30% of two windows, discarded": Setting(change=0.3, carry_over=2),
     "b 10% better": Setting(gain=0.1),
     "b 10% worse": Setting(gain=-0.1),
     "b 5% better": Setting(gain=0.05),
@@ -81,6 +88,7 @@ class Windows:
         self._noise = draw.gauss()
         self._time = 0
         self._before = "a"
+        self._since_change = math.inf
 
     def measure(self, variant: str) -> float:
         setting, draw = self._setting, self._random
@@ -94,7 +102,10 @@ class Windows:
         if draw.random() < setting.stalls:
             value *= 0.2
         now, before = ((1 + setting.gain if which == "b" else 1.0) for which in (variant, self._before))
+        self._since_change = self._since_change + 1 if variant == self._before else 0
         self._before = variant
+        if self._since_change < setting.carry_over:
+            value *= 1 - setting.change
         return value * (now * (1 - setting.carry) + before * setting.carry)
 
 
