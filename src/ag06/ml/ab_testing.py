@@ -11,22 +11,23 @@ from typing import Any
 
 import msgspec
 
-from ag06.errors import ConfigurationError
+from ag06.errors import ConfigurationError, StoreUnavailable
 from ag06.ml.experiment import Experiment
-from ag06.ml.leadership import Leadership
 from ag06.ml.live import Live
+from ag06.ml.references import References
 from ag06.ml.score import Score
 from ag06.ml.space import Config
 from ag06.ml.trial import Trials
+from ag06.ml.uninterrupted import completed, end
 from ag06.ml.verdict import Variant, Verdict
 from ag06.ml.windows import Window
 from ag06.monitoring import instruments
 
 IDLE_WINDOWS = 3
-"""So many windows in a row without traffic end an experiment."""
+"""So many windows in a row that measure nothing end an experiment."""
 _LOSS = 0.6
 
-FindLive = Callable[[], Awaitable[Live | None]]
+FindLive = Callable[[], Awaitable[Live | str]]
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +53,7 @@ class ABTesting:
     """Runs experiments on the workflow that runs in this process, one at a time."""
 
     def __init__(self, live: FindLive) -> None:
-        """`live` finds it; `None` where none runs."""
+        """`live` finds it, or says why there is none."""
         self._live = live
 
     async def run_experiment(
@@ -84,7 +85,8 @@ class ABTesting:
             seed: draws the order; `None`: a fresh one.
 
         Without traffic, and without a workflow that runs here, there is no winner, and the reason says so. Raises
-        `ConfigurationError` for an unknown knob, a value it does not take, and while another process tunes.
+        `ConfigurationError` for an unknown knob, a value it does not take, and while another process tunes, and
+        `StoreError` where the store cannot be asked about that.
         """
         if timeout is not None and not timeout > 0:
             raise ConfigurationError(f"run_experiment: timeout={timeout!r}; seconds above 0, or None")
@@ -97,92 +99,121 @@ class ABTesting:
             seed=secrets.token_hex(8) if seed is None else seed,
             minimum_effect=minimum_effect,
         )
+        goal = Score.parse(score) if isinstance(score, str) else score
         live = await self._live()
-        if live is None:
-            return Outcome(winner=None, reason="inconclusive: no workflow runs in this process, nothing was measured")
-        variants: dict[Variant, Config] = {"a": live.controls.check(variant_a), "b": live.controls.check(variant_b)}
-        goal = live.tuning.goal if score is None else Score.parse(score) if isinstance(score, str) else score
-        lead = Leadership(live.running.log, live.board.role, live.running.worker)
-        if not await lead.take():
+        if isinstance(live, str):
+            return Outcome(winner=None, reason=f"inconclusive: {live}, nothing was measured")
+        for variant in (variant_a, variant_b):
+            live.controls.check(variant)
+        try:
+            led = await live.lead.take()
+        except TimeoutError as error:
+            raise StoreUnavailable("run_experiment: the store does not answer; try again when it does") from error
+        if not led:
             raise ConfigurationError(
                 f"run_experiment: another process moves the knobs of {live.running.workflow.name!r} now; "
                 "run it there, or `ag06 tune stop` first"
             )
-        return await _Run(live, experiment, variants, goal, lead).until(timeout)
+        try:
+            return await _Run(live, experiment, goal or live.tuning.goal).until(timeout, variant_a, variant_b)
+        finally:
+            await completed(live.lead.give_up())
 
 
 class _Run:
     """One experiment under way."""
 
-    def __init__(
-        self, live: Live, experiment: Experiment, variants: dict[Variant, Config], goal: Score, lead: Leadership
-    ) -> None:
+    def __init__(self, live: Live, experiment: Experiment, goal: Score) -> None:
         self._live = live
         self._experiment = experiment
-        self._variants = variants
         self._goal = goal
-        self._lead = lead
+        self._variants: dict[Variant, Config] = {}
+        self._references = References()
         self._idle = 0
         self._ended: str | None = None
 
-    async def until(self, timeout: float | None) -> Outcome:
-        """Run it, at most for so many seconds; whatever happens, the knobs go back."""
+    async def until(self, timeout: float | None, a: Mapping[str, Any], b: Mapping[str, Any]) -> Outcome:
+        """Run it, at most for so many seconds."""
         began = time.monotonic()
-        async with self._live.moving:
-            before = self._live.incumbent
-            state = instruments.EXPERIMENT_STATE.labels("manual")
-            state.set(1)
-            keeping = asyncio.create_task(self._lead.keep(), name="ag06 lead of an experiment")
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._windows(keeping)
-            except TimeoutError:
-                self._ended = f"inconclusive: the timeout of {timeout:g} s is over"
-            finally:
-                state.set(0)
-                keeping.cancel()
-                await asyncio.wait([keeping])
-                await self._live.apply(before)
+        try:
+            async with asyncio.timeout(timeout):
+                async with self._live.moving:  # a window of the optimizer's may be under way
+                    await self._between(a, b)
+        except TimeoutError:
+            self._ended = self._ended or f"inconclusive: the timeout of {timeout:g} s is over"
         return self._outcome(time.monotonic() - began)
 
-    async def _windows(self, keeping: asyncio.Task[None]) -> None:
+    async def _between(self, a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+        """Run it; whatever happens, the knobs go back."""
+        live, before = self._live, self._live.incumbent
+        await live.apply(before)  # a window of the optimizer's may have been a trial
+        self._variants = {"a": live.controls.check(a), "b": live.controls.check(b)}
+        state = instruments.EXPERIMENT_STATE.labels("manual")
+        state.set(1)
+        windows = asyncio.create_task(self._windows(before), name="ag06 experiment")
+        keeping = asyncio.create_task(live.lead.keep(), name="ag06 lead of an experiment")
+        over = asyncio.create_task(live.over.wait())
+        try:
+            await asyncio.wait([windows, keeping, over], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end(windows, keeping, over)
+            state.set(0)
+            await completed(live.apply(before))
+        if not windows.cancelled():
+            windows.result()
+        elif live.over.is_set():
+            self._ended = "inconclusive: the workflow was shut down"
+        else:
+            self._ended = "inconclusive: another process has taken the lead"
+
+    async def _windows(self, before: Config) -> None:
         rails = self._live.tuning.guardrails
         worst = None if rails.worst_loss is None else max(rails.worst_loss, _LOSS)
         trials = self._live.trials(msgspec.structs.replace(rails, score=self._goal, worst_loss=worst))
         baseline: Window | None = None
         while self._experiment.running and self._ended is None:
-            if keeping.done():
-                self._ended = "inconclusive: another process took the lead"
-            elif baseline is None:
-                baseline = await self._baseline(trials)
+            if baseline is None:
+                baseline = await self._baseline(trials, before)
             else:
-                await self._window(trials, baseline)
+                await self._window(trials, baseline, before)
 
-    async def _baseline(self, trials: Trials) -> Window | None:
-        a = self._variants["a"]
-        window = (await trials.run(a, fallback=a, reference=None, guarded=False)).window
-        if window is not None and self._goal.of(window, window).value is not None:
-            return window
-        self._note_idle("there was no traffic" if window is None else (self._goal.of(window, window).reason or ""))
-        return None
+    async def _baseline(self, trials: Trials, before: Config) -> Window | None:
+        """Measure a; a window that says nothing is measured again."""
+        trial = await trials.run(self._variants["a"], fallback=before, reference=None, guarded=False)
+        if trial.window is None:
+            self._ended = f"inconclusive: {trial.failure}"
+            return None
+        found = self._goal.of(trial.window, trial.window)
+        if found.value is None:
+            self._note_idle(found.reason)
+            return None
+        self._references.add(trial.window)
+        return trial.window
 
-    async def _window(self, trials: Trials, baseline: Window) -> None:
+    async def _window(self, trials: Trials, baseline: Window, before: Config) -> None:
         variant = self._experiment.next_variant()
         trial = await trials.run(
-            self._variants[variant], fallback=self._variants["a"], reference=baseline, guarded=variant == "b"
+            self._variants[variant],
+            fallback=before,
+            reference=self._references.typical or baseline,
+            guarded=variant == "b",
         )
-        if variant == "b" and trial.breach is not None:
-            self._ended = f"b ended at once: {trial.breach}"
+        if trial.window is None or (variant == "b" and trial.breach is not None):
+            self._ended = f"{variant} ended at once: {trial.breach}"
             return
-        found = None if trial.window is None else self._goal.of(trial.window, baseline)
-        value = None if found is None else found.value
-        self._experiment.record(variant, None if value is None else math.exp(min(max(value, -300.0), 300.0)))
-        if value is None:
-            self._note_idle((found and found.reason) or "the configuration could not be set")
-        else:
-            self._idle = 0
+        found = self._goal.of(trial.window, baseline)
+        if found.value is None:
+            self._experiment.record(variant, None)
+            self._note_idle(found.reason)
+            return
+        self._idle = 0
+        if variant == "a":
+            self._references.add(trial.window)
+        # The test looks at all windows, which takes some milliseconds: not in the event loop.
+        value = math.exp(min(max(found.value, -300.0), 300.0))
+        await completed(asyncio.to_thread(self._experiment.record, variant, value))
 
-    def _note_idle(self, reason: str) -> None:
+    def _note_idle(self, reason: str | None) -> None:
         self._idle += 1
         if self._idle >= IDLE_WINDOWS:
             self._ended = f"inconclusive: {reason}, {self._idle} windows in a row"
@@ -196,7 +227,7 @@ class _Run:
             effect=found.effect,
             interval=found.interval,
             windows=found.windows,
-            variant_a=self._variants["a"],
-            variant_b=self._variants["b"],
+            variant_a=self._variants.get("a", {}),
+            variant_b=self._variants.get("b", {}),
             seconds=seconds,
         )

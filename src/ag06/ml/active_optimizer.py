@@ -14,6 +14,7 @@ from ag06.ml.ab_testing import ABTesting
 from ag06.ml.agent import Agent
 from ag06.ml.board import Mode
 from ag06.ml.collector import MetricsCollector
+from ag06.ml.controls import Controls
 from ag06.ml.gradient_optimizer import GradientOptimizer
 from ag06.ml.live import Live
 from ag06.ml.optimizer_status import status_of, waiting
@@ -42,7 +43,7 @@ class ActiveOptimizer:
         self._wanted_of_all: Mode | None = None
         self._agents: list[Agent] = []
         self._collector: MetricsCollector | None = None
-        self._optimizers: weakref.WeakKeyDictionary[Workflow, GradientOptimizer] = weakref.WeakKeyDictionary()
+        self._optimizers: weakref.WeakKeyDictionary[Controls, GradientOptimizer] = weakref.WeakKeyDictionary()
         self._without = GradientOptimizer()
         self.ab_testing = ABTesting(self._live)
 
@@ -50,8 +51,9 @@ class ActiveOptimizer:
         """Say how a workflow is to be tuned (`None`: all that were not configured by themselves).
 
         `options` are those of `Tuning`: `score`, `knobs`, `pinned`, `window`, `settle`, `guardrails`, `share`, ...
-        A workflow that is being tuned takes them with its next start. Raises `ConfigurationError` for what makes no
-        sense.
+        A workflow that is being tuned goes on with them after the window that is under way. Raises
+        `ConfigurationError` for what makes no sense, and for a knob that a workflow that runs here does not have; then
+        nothing has changed.
         """
         before = self._default if workflow is None else self._tunings.get(workflow, self._default)
         unknown = sorted(set(options) - set(Tuning.__struct_fields__))
@@ -61,6 +63,9 @@ class ActiveOptimizer:
             )
         tuning = msgspec.structs.replace(before, **options)
         tuning.goal  # noqa: B018 - raises if it cannot be read
+        for agent in self._agents_of(workflow):
+            if workflow is not None or agent.running.workflow not in self._tunings:
+                Controls.of(agent.running.workflow, tuning.knobs, tuning.pinned)
         if workflow is None:
             self._default = tuning
         else:
@@ -75,30 +80,33 @@ class ActiveOptimizer:
             raise ConfigurationError(f"start: mode={mode!r}; use 'on' or 'observe'")
         if options:
             self.configure(workflow, **options)
-        if setting() == "off":
+        if await asyncio.to_thread(setting) == "off":
             _logger.warning("the optimizer does not start: AG06_TUNE is off")
-        if workflow is None:
-            self._wanted_of_all = mode
-        else:
-            self._wanted[workflow] = mode
+        self._want(workflow, mode)
         for agent in self._agents_of(workflow):
             agent.wake()
-        await asyncio.sleep(0)
 
     async def stop(self, workflow: Workflow | None = None) -> None:
-        """End the optimizer of a workflow in this process (`None`: of all); what was proved stays.
+        """End the optimizer of a workflow in this process (`None`: of all) until `start`; what was proved stays.
 
-        Returns when the knobs stand there. Where `AG06_TUNE` or `ag06 tune start` want it, it goes on elsewhere.
+        Returns when the knobs stand there. Where `AG06_TUNE` or `ag06 tune start` want it, another worker leads.
         """
-        if workflow is None:
-            self._wanted_of_all = None
-            self._wanted.clear()
-        else:
-            self._wanted.pop(workflow, None)
+        self._want(workflow, "off")
         await asyncio.gather(*(agent.halt(_PATIENCE) for agent in self._agents_of(workflow)))
 
+    def _want(self, workflow: Workflow | None, mode: Mode) -> None:
+        if workflow is None:
+            self._wanted_of_all = mode
+            self._wanted.clear()
+        else:
+            self._wanted[workflow] = mode
+
     async def rollback(self, workflow: Workflow | None = None) -> None:
-        """Return to what ran before the last promotion, or to the defaults, in all processes of a workflow."""
+        """Return to what ran before the last promotion, or to the defaults, in all processes of a workflow.
+
+        Returns once that is asked for; the leader does it after the window that is under way. Raises `StoreError` where
+        the store cannot be reached.
+        """
         for agent in self._agents_of(workflow):
             control = await agent.board.control()
             await agent.board.ask(msgspec.structs.replace(control, rollbacks=control.rollbacks + 1))
@@ -120,38 +128,46 @@ class ActiveOptimizer:
         agent = self._first()
         if agent is None:
             return self._without
-        workflow = agent.running.workflow
-        if workflow not in self._optimizers:
-            self._optimizers[workflow] = GradientOptimizer(workflow, agent.live.controls, agent.live.tuning.seed)
-        return self._optimizers[workflow]
+        controls = agent.live.controls
+        if controls not in self._optimizers:
+            self._optimizers[controls] = GradientOptimizer(agent.running.workflow, controls, agent.live.tuning.seed)
+        return self._optimizers[controls]
 
     async def get_optimization_status(self) -> dict[str, Any]:
         """Return where it stands, JSON-able: that of the workflow that runs here, and of each in `workflows`."""
         if not self._agents:
-            return waiting(self._wanted_of_all, setting())
-        each = {agent.running.workflow.name: await status_of(agent) for agent in self._agents}
-        return {**next(iter(each.values())), "workflows": each}
+            return waiting(self._wanted_of_all, await asyncio.to_thread(setting))
+        found = await asyncio.gather(*(status_of(agent) for agent in self._agents))
+        return {**found[0], "workflows": {status["workflow"]: status for status in found}}
 
     async def accompany(self, running: Running) -> None:
         """Run beside a workflow: the entry point of `ag06.companions`."""
-        if setting() == "off":
-            return
         workflow = running.workflow
-        agent = Agent(running, self._tunings.get(workflow, self._default), lambda: self._mode(workflow))
+        try:
+            said = await asyncio.to_thread(setting)
+        except ConfigurationError as error:
+            _logger.error("the workflow %s runs without the optimizer: %s", workflow.name, error)  # noqa: TRY400
+            return
+        if said == "off":
+            return
+        by_setting = cast("Mode", said) if said in ("observe", "on") else None
+        agent = Agent(
+            running,
+            lambda: self._tunings.get(workflow, self._default),
+            lambda: self._wanted.get(workflow) or self._wanted_of_all or by_setting,
+        )
         self._agents.append(agent)
         try:
             await agent.run()
         finally:
             self._agents.remove(agent)
 
-    def _mode(self, workflow: Workflow) -> Mode | None:
-        said = setting()
-        by_setting = cast("Mode", said) if said in ("observe", "on") else None
-        return self._wanted.get(workflow) or self._wanted_of_all or by_setting
-
-    async def _live(self) -> Live | None:
+    async def _live(self) -> Live | str:
         agent = self._first()
-        return None if agent is None else agent.live
+        if agent is not None:
+            return agent.live
+        off = await asyncio.to_thread(setting) == "off"
+        return "AG06_TUNE is off" if off else "no workflow runs in this process"
 
     def _first(self) -> Agent | None:
         return self._agents[0] if self._agents else None

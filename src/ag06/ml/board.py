@@ -43,6 +43,13 @@ class Control(msgspec.Struct, frozen=True):
     mode: Mode | None = None
     rollbacks: int = 0
 
+    def mode_beside(self, wanted: Mode | None) -> Mode | None:
+        """Return what a process is to do that wants something itself: what was asked for goes first, `off` before all.
+
+        `None`: what was proved before is used, and nothing is tried.
+        """
+        return "off" if "off" in (self.mode, wanted) else self.mode or wanted
+
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """A row of the history: a decision, or a window (`purpose`), and when (seconds since the epoch)."""
@@ -63,11 +70,12 @@ class Saved(msgspec.Struct, frozen=True):
         leader: by which worker.
         mode, state: what it does, and in one word where it stands.
         campaign: `Campaign.state()`.
-        baseline: the window that scores are told beside; `reference` the one that guardrails are.
+        baseline: the window that scores are told beside; `reference` the one that guardrails are; `last` the last one.
         budget: `Budget.state()`.
         rollbacks: how many of those asked for it has seen to.
         history: the last decisions and windows, oldest first.
         suggestion: what it would change, in `observe` mode.
+        told: what the status says of it.
     """
 
     at: float
@@ -82,6 +90,8 @@ class Saved(msgspec.Struct, frozen=True):
     rollbacks: int = 0
     history: list[Entry] = []
     suggestion: dict[str, Any] | None = None
+    last: Window | None = None
+    told: dict[str, Any] = {}
 
 
 class Board:

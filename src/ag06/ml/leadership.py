@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -49,10 +50,8 @@ class Leadership:
         """Renew it; return when it is lost: another process may have it now."""
         while True:
             await asyncio.sleep(self.seconds / RENEWALS)
-            try:
+            with contextlib.suppress(StoreError, TimeoutError):  # it lasts for a while without the store
                 await self._ask()
-            except (StoreError, TimeoutError):
-                pass  # it lasts for a while without the store
             if not self.held:
                 return
 

@@ -76,9 +76,7 @@ class Live:
 
     def _collector(self) -> MetricsCollector:
         groups = [step.group for step in self.running.workflow.steps.values()]
-        return MetricsCollector(
-            steps=groups, groups=self.running.log.groups, minimum_events=self.tuning.minimum_events
-        )
+        return MetricsCollector(steps=groups, groups=self.running.log.groups, minimum_events=self.tuning.minimum_events)
 
     @property
     def timing(self) -> Timing:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ag06.errors import AG06Error
 from ag06.ml.board import Mode, Saved
 from ag06.ml.campaign import Campaign
-from ag06.ml.decisions import bounded
 from ag06.ml.score import Score
 from ag06.ml.windows import Window
 
@@ -24,91 +25,92 @@ def waiting(wanted: Mode | None, setting: str) -> dict[str, Any]:
     """Return the status of a process in which no workflow runs."""
     if setting == "off":
         state = "off: AG06_TUNE"
+    elif wanted in ("on", "observe") or setting in ("on", "observe"):
+        state = "waiting for a workflow to run in this process"
     else:
-        state = "stopped" if wanted is None else "waiting for a workflow to run in this process"
+        state = "stopped"
     return {"state": state, "mode": wanted or "off", "setting": setting, "workflow": None, "workflows": {}}
 
 
 async def status_of(agent: Agent) -> dict[str, Any]:
     """Return the status of the workflow beside which an agent runs, or what a leader elsewhere saved of it."""
+    if agent.loop is not None:
+        return {**heading(agent), **of_loop(agent.loop)}
+    try:
+        saved = await agent.saved()
+    except (AG06Error, TimeoutError) as error:
+        return {**heading(agent), **_NOTHING, "state": f"unknown: {error or 'the store does not answer'}"}
+    if saved is None:
+        return {**heading(agent), **_NOTHING}
+    return {**heading(agent), **of_saved(saved), "state": saved.state if agent.leader else "stopped"}
+
+
+def heading(agent: Agent) -> dict[str, Any]:
+    """Return what an agent knows by itself; `problem` is what keeps it from leading, in words."""
     workflow = agent.running.workflow
-    mode = await agent.mode()
-    heading = {
+    knobs = agent.live.controls.knobs
+    return {
         "workflow": workflow.name,
-        "mode": mode or "off",
+        "mode": agent.mode or "off",
+        "problem": agent.problem,
         "leader": agent.leader,
         "leads_here": agent.loop is not None,
-        "knobs": {name: knob.value for name, knob in agent.live.controls.knobs.items()},
-        "pinned": sorted({*workflow.knobs, *workflow.runtime_knobs} - set(agent.live.controls.knobs)),
+        "knobs": {name: knob.value for name, knob in knobs.items()},
+        "pinned": sorted({*workflow.knobs, *workflow.runtime_knobs, *workflow.fixed_knobs} - set(knobs)),
+        "state": "stopped",
+        "score": str(agent.live.tuning.goal),
     }
-    if agent.loop is not None:
-        return {**heading, **of_loop(agent.loop)}
-    saved = await agent.board.saved()
-    if saved is None:
-        return {**heading, "state": "stopped", "score": str(agent.live.tuning.goal), "history": []}
-    return {**heading, **of_saved(saved), "state": saved.state if agent.leader else "stopped"}
 
 
 def of_loop(loop: TuningLoop) -> dict[str, Any]:
     """Return what a loop in this process knows."""
-    return _told(
-        state=loop.state,
-        score=loop.score,
-        campaign=loop.campaign,
-        baseline=loop.baseline,
-        last=loop.last,
-        budget={"explored": loop.budget.explored, "loss": loop.budget.loss},
-        history=[msgspec.to_builtins(entry) for entry in list(loop.history)[-SHOWN:]],
-        suggestion=loop.suggestion,
-    )
+    history = [msgspec.to_builtins(entry) for entry in list(loop.history)[-SHOWN:]]
+    return {**told_by(loop), "history": history}
 
 
-def of_saved(saved: Saved) -> dict[str, Any]:
-    """Return what a leader saved."""
-    total = saved.budget.get("total", 0.0)
+def told_by(loop: TuningLoop) -> dict[str, Any]:
+    """Return the same without the history."""
+    campaign = loop.campaign
     return {
-        **_told(
-            state=saved.state,
-            score=Score.parse(saved.score),
-            campaign=Campaign.restore(saved.campaign) if saved.campaign else None,
-            baseline=saved.baseline,
-            last=None,
-            budget={
-                "explored": saved.budget.get("explored", 0.0) / total if total else 0.0,
-                "loss": saved.budget.get("lost", 0.0) / total if total else 0.0,
-            },
-            history=[msgspec.to_builtins(entry) for entry in saved.history[-SHOWN:]],
-            suggestion=saved.suggestion,
-        ),
-        "saved_at": saved.at,
-    }
-
-
-def _told(
-    *,
-    state: str,
-    score: Score,
-    campaign: Campaign | None,
-    baseline: Window | None,
-    last: Window | None,
-    budget: dict[str, float],
-    history: list[Any],
-    suggestion: dict[str, Any] | None,
-) -> dict[str, Any]:
-    return {
-        "state": state,
-        "score": str(score),
+        "state": loop.state,
+        "score": str(loop.score),
         "incumbent": None if campaign is None else campaign.incumbent,
         "previous": None if campaign is None else campaign.previous,
         "phase": None if campaign is None else campaign.phase,
         "windows": 0 if campaign is None else campaign.tuner.windows,
         "experiment": _experiment(campaign),
-        "baseline": _figures(baseline),
-        "last": _figures(last),
-        "last_score": _explained(score, last, baseline),
-        "budget": budget,
-        "suggestion": suggestion,
-        "history": history,
+        "baseline": _figures(loop.baseline),
+        "last": _figures(loop.last),
+        "last_score": _explained(loop.score, loop.last, loop.baseline),
+        "budget": {"explored": loop.budget.explored, "loss": loop.budget.loss},
+        "suggestion": loop.suggestion,
+    }
+
+
+_NOTHING: dict[str, Any] = {
+    "incumbent": None,
+    "previous": None,
+    "phase": None,
+    "windows": 0,
+    "experiment": None,
+    "baseline": None,
+    "last": None,
+    "last_score": None,
+    "budget": {"explored": 0.0, "loss": 0.0},
+    "suggestion": None,
+    "history": [],
+}
+
+
+def of_saved(saved: Saved) -> dict[str, Any]:
+    """Return what a leader saved. What it learned is not brought to life for that: only a leader pays for it."""
+    return {
+        **_NOTHING,
+        **saved.told,
+        "state": saved.state,
+        "score": saved.score,
+        "history": [msgspec.to_builtins(entry) for entry in saved.history[-SHOWN:]],
+        "saved_at": saved.at,
     }
 
 
@@ -116,12 +118,13 @@ def _experiment(campaign: Campaign | None) -> dict[str, Any] | None:
     if campaign is None or campaign.experiment is None:
         return None
     found = campaign.experiment.result
+    interval = None if found.interval is None else [end if math.isfinite(end) else None for end in found.interval]
     return {
         "variant_a": campaign.incumbent,
         "variant_b": campaign.candidate,
         "windows": found.windows,
         "effect": found.effect,
-        "interval": bounded(found.interval),
+        "interval": interval,
         "reason": found.reason,
     }
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -20,6 +21,7 @@ _LEAST_LOOK = 0.05
 _COST = 0.002
 """The share of the time that looking may take."""
 
+T = TypeVar("T")
 Apply = Callable[[Config, bool], Awaitable[None]]
 """Makes a configuration run everywhere; the flag says that it is a trial."""
 
@@ -61,7 +63,7 @@ class Trials:
         self._guardrails = guardrails
         self._look_cost = 0.0
         self.cpu_seconds = 0.0
-        """Processor time that looking took so far, about."""
+        """Processor time that looking took so far."""
 
     async def run(
         self, config: Config, *, fallback: Config, reference: Window | None, guarded: bool, trial: bool = True
@@ -110,9 +112,33 @@ class Trials:
         return []
 
     async def _peek(self, opened: OpenWindow) -> Window:
-        began = time.thread_time()
-        window = await opened.peek()
-        # Other tasks ran in between too, so it is rather too much: then there are fewer looks.
-        self._look_cost = min(time.thread_time() - began, 1.0)
-        self.cpu_seconds += self._look_cost
+        work = _Timed(opened.peek())
+        window = await work
+        self._look_cost = work.seconds
+        self.cpu_seconds += work.seconds
         return window
+
+
+class _Timed(Generic[T]):
+    """Some work, awaited once; `seconds` is the processor time that it took itself, without what ran in between."""
+
+    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+        self._work = work
+        self.seconds = 0.0
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        go_on: Callable[[Any], Any] = self._work.send
+        what: Any = None
+        while True:
+            began = time.thread_time()
+            try:
+                awaited = go_on(what)
+            except StopIteration as ended:
+                return ended.value  # type: ignore[no-any-return]
+            finally:
+                self.seconds += time.thread_time() - began
+            try:
+                what = yield awaited
+                go_on = self._work.send
+            except BaseException as error:  # noqa: BLE001 - passed on to the work, a cancellation too
+                what, go_on = error, self._work.throw

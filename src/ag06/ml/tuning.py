@@ -7,8 +7,8 @@ import math
 import msgspec
 
 from ag06.errors import ConfigurationError
-from ag06.ml.campaign import Pace
 from ag06.ml.guardrails import Guardrails
+from ag06.ml.pace import Pace
 from ag06.ml.score import Score
 from ag06.ml.trial import Timing
 

@@ -18,17 +18,18 @@ from ag06.ml.board import Entry, Mode, Saved
 from ag06.ml.budget import Budget
 from ag06.ml.campaign import Campaign, Plan, described
 from ag06.ml.decisions import Decision
-from ag06.ml.live import Live
+from ag06.ml.live import PATIENCE, Live
+from ag06.ml.optimizer_status import told_by
+from ag06.ml.references import References
 from ag06.ml.suggestions import suggest
 from ag06.ml.trial import Trial
+from ag06.ml.uninterrupted import completed, end
 from ag06.ml.windows import Window
 from ag06.monitoring import instruments
 
 _logger = logging.getLogger("ag06.ml")
 BASELINE_WINDOWS = 3
 """So many windows' time is measured before anything is tried."""
-REFERENCES = 5
-"""Of so many last windows of what is known to be good, the middle one is what guardrails compare with."""
 HISTORY = 400
 SAVE_SECONDS = 5.0
 _IDLE_SECONDS = 1.0
@@ -43,17 +44,28 @@ class TuningLoop:
     Attributes:
         state: where it stands, in a word or a few: `waiting for traffic`, `baseline`, or the phase of the campaign.
         campaign: what was learned; `None` before it has begun.
-        baseline: the window that scores are told beside.
+        baseline: the window that scores are told beside; `last` the last one.
         history: the last decisions and windows.
+        suggestion: what could be better, in `observe` mode.
     """
 
-    def __init__(self, live: Live, mode: Mode, wanted: Callable[[], Mode | None]) -> None:
-        """Tune `live`; `mode` "observe" only suggests. `wanted` says what this process wants by now."""
+    def __init__(
+        self, live: Live, mode: Mode, wanted: Callable[[], Mode | None], notice: Callable[[], None] = lambda: None
+    ) -> None:
+        """Tune `live`, whose lead this process has.
+
+        Args:
+            live: what to tune, and how.
+            mode: `on`; `observe` only suggests, `off` does what was asked for from outside and ends.
+            wanted: what this process wants by now; `None` ends it.
+            notice: called when there is something new to tell.
+        """
         self.live = live
         self.mode: Mode = mode
         self._wanted = wanted
-        self._measuring: asyncio.Task[Any] | None = None
-        self.ended = asyncio.Event()
+        self._notice = notice
+        self._hurried = asyncio.Event()
+        self._is_idle = False
         self.state = "starting"
         self.campaign: Campaign | None = None
         self.baseline: Window | None = None
@@ -69,7 +81,7 @@ class TuningLoop:
         )
         self._exploring = live.trials(msgspec.structs.replace(rails, score=self.score))
         self._proving = live.trials(msgspec.structs.replace(milder, score=self.score))
-        self._references: deque[Window] = deque(maxlen=REFERENCES)
+        self._references = References()
         self._rollbacks = 0
         self._saved_at = -math.inf
         self._experiment = instruments.EXPERIMENT_STATE.labels("optimizer")
@@ -83,33 +95,32 @@ class TuningLoop:
             while await self._heed():
                 measured = await self._interruptible(self._measure())
                 if measured is not None:
-                    await self._take(*measured)
+                    await completed(self._take(*measured))
+                self._notice()
                 if time.monotonic() - self._saved_at >= SAVE_SECONDS:
                     await self.save()
         finally:
             self._experiment.set(0)
-            await asyncio.shield(asyncio.create_task(self._leave()))
-            self.ended.set()
+            await completed(self._leave())
 
     def hurry(self) -> None:
-        """End the window that is under way, and look at what is wanted now."""
-        if self._measuring is not None:
-            self._measuring.cancel()
+        """End the window that is under way, or the next one, and look at what is wanted now."""
+        self._hurried.set()
 
     async def _interruptible(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Return what comes of some work, `None` if `hurry` ended it."""
-        task = self._measuring = asyncio.create_task(work, name="ag06 optimizer's window")
+        task = asyncio.create_task(work, name="ag06 optimizer's window")
+        hurried = asyncio.create_task(self._hurried.wait())
         try:
-            await asyncio.wait([task])
+            await asyncio.wait([task, hurried], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._measuring = None
-            task.cancel()
-            await asyncio.wait([task])
+            await end(task, hurried)
+        self._hurried.clear()
         return None if task.cancelled() else task.result()
 
     async def _measure(self) -> tuple[Campaign, Plan, Trial, Window] | None:
         """Run one window, or in `observe` mode look at one; return what is to be learned from it."""
-        if self.state == "waiting for traffic":
+        if self._is_idle:
             await asyncio.sleep(_IDLE_SECONDS)
         async with self.live.moving:
             if self.mode == "observe" or self.campaign is None:
@@ -123,58 +134,86 @@ class TuningLoop:
     async def _heed(self) -> bool:
         """Take in what was asked for from outside; return whether to go on."""
         try:
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(PATIENCE):
                 control = await self.live.board.control()
         except (StoreError, TimeoutError):
-            return True  # nobody can ask for anything now
-        mode = control.mode or self._wanted()
+            mode = self._wanted()  # nobody can ask for anything else now
+            return mode is not None and mode != "off"
+        if control.rollbacks > self._rollbacks:
+            await self._roll_back(control.rollbacks)
+        mode = control.mode_beside(self._wanted())
         if mode is None or mode == "off":
             return False
         if mode != self.mode:
             self.mode = mode
+            async with self.live.moving:
+                await self.live.apply(self.live.incumbent)  # nothing is tried any more
+            await self._begin()
             await self._decide([Decision(kind="started", config=self.live.incumbent, reason=f"mode {self.mode}")])
-        if control.rollbacks > self._rollbacks and self.campaign is not None:
-            self._rollbacks = control.rollbacks
-            await self._decide(self.campaign.roll_back("somebody asked for it"))
-            await self.live.apply(self.campaign.incumbent)
         return True
+
+    async def _roll_back(self, asked: int) -> None:
+        self._rollbacks = asked
+        if self.campaign is None:
+            return
+        async with self.live.moving:  # an experiment of the user's would put back what it found
+            decisions = self.campaign.roll_back("somebody asked for it")
+            await self.live.apply(self.campaign.incumbent)
+        await self._decide(decisions)
 
     async def _resume(self) -> None:
         """Go on where an earlier leader was, if the knobs are the same; else begin."""
-        live, tuning = self.live, self.live.tuning
+        live = self.live
         saved, why = await self._saved()
         if saved is not None:
             try:
-                self.campaign = await asyncio.to_thread(Campaign.restore, saved.campaign)
-                self.baseline = saved.baseline
+                if saved.campaign:
+                    self.campaign = await asyncio.to_thread(Campaign.restore, self._as_configured(saved.campaign))
                 self.budget.restore(saved.budget)
+                self.baseline = saved.baseline
                 self.history.extend(saved.history)
                 why = "goes on where it was"
             except ConfigurationError as error:
-                self.campaign, self.baseline, why = None, None, f"begins anew: {error}"
-        control = await live.board.control()
+                self.campaign, why = None, f"begins anew: {error}"
+        async with asyncio.timeout(PATIENCE):
+            control = await live.board.control()
         self._rollbacks = control.rollbacks if saved is None else saved.rollbacks
-        if self.campaign is None and live.controls.knobs:
-            knobs = list(live.controls.knobs.values())
-            # In a thread: importing scikit-learn takes a second or two.
-            begin = partial(Campaign, knobs, seed=tuning.seed, pace=tuning.pace, surrogate=tuning.surrogate)
-            self.campaign = await asyncio.to_thread(begin)
-        if self.campaign is not None and self.mode == "on":
-            await live.apply(self.campaign.incumbent)
+        await self._begin()
         names = ", ".join(live.controls.knobs) or "no knob"
         reason = f"mode {self.mode}, {why}; it may move {names}; score: {self.score}"
         await self._decide([Decision(kind="started", config=live.incumbent, reason=reason)])
 
+    async def _begin(self) -> None:
+        """In mode `on`, run what was proved before, or begin to learn; else nothing is moved."""
+        live, tuning = self.live, self.live.tuning
+        if self.mode != "on" or not live.controls.knobs:
+            return
+        if self.campaign is None:
+            knobs = list(live.controls.knobs.values())
+            # In a thread: importing scikit-learn takes a second or two.
+            begin = partial(Campaign, knobs, seed=tuning.seed, pace=tuning.pace, surrogate=tuning.surrogate)
+            self.campaign = await asyncio.to_thread(begin)
+        async with live.moving:
+            await live.apply(self.campaign.incumbent)
+
+    def _as_configured(self, campaign: dict[str, Any]) -> dict[str, Any]:
+        """Return what was saved of a campaign with the options of now."""
+        tuning = self.live.tuning
+        tuner = {**campaign.get("tuner", {}), "surrogate": tuning.surrogate}
+        pace = msgspec.to_builtins(tuning.pace)
+        return {**campaign, "pace": pace, "surrogate": tuning.surrogate, "tuner": tuner}
+
     async def _saved(self) -> tuple[Saved | None, str]:
         """Return what an earlier leader saved if it fits, and why not else."""
         try:
-            saved = await self.live.board.saved()
+            async with asyncio.timeout(PATIENCE):
+                saved = await self.live.board.saved()
         except ConfigurationError as error:
             return None, f"begins anew: {error}"
         if saved is None:
             return None, "begins"
         knobs = msgspec.json.encode([described(knob) for knob in self.live.controls.knobs.values()])
-        if msgspec.json.encode(saved.campaign.get("knobs")) != knobs:
+        if saved.campaign and msgspec.json.encode(saved.campaign.get("knobs")) != knobs:
             return None, "begins anew, since other knobs are declared now"
         if saved.score != str(self.score):
             return None, "begins anew, since another score is declared now"
@@ -184,38 +223,46 @@ class TuningLoop:
 
     async def _measure_baseline(self) -> None:
         """Measure what is, over some windows' time."""
-        incumbent = self.live.incumbent
-        opened, windows = None, 0
-        self.state = "baseline" if self.state != "waiting for traffic" else self.state
-        await self.live.apply(incumbent)
-        await asyncio.sleep(self.live.timing.settle)
-        opened = await self.live.collector.open_window()
-        while windows < BASELINE_WINDOWS:
-            await asyncio.sleep(self.live.timing.window)
-            windows += 1
+        live, timing = self.live, self.live.timing
+        if not self._is_idle:
+            self.state = "baseline"
+        await live.apply(live.incumbent)
+        await asyncio.sleep(timing.settle)
+        opened = await live.collector.open_window()
+        for _ in range(BASELINE_WINDOWS):
+            await asyncio.sleep(timing.window)
             self.last = await opened.peek()
             if "idle" in self.last.flags:
                 break
         window = self.last = await opened.close()
-        if self.score.of(window, window).value is None:
+        self._note_idle("idle" in window.flags)
+        self.budget.spend(window.seconds, exploring=False)
+        if self.score.of(window, window).value is not None:
+            self.baseline = window
+            self._references.add(window)
+
+    def _note_idle(self, is_idle: bool) -> None:
+        """Without traffic nothing is tried: what is tried then would be met by the first events that come."""
+        self._is_idle = is_idle
+        if is_idle:
             self.state = "waiting for traffic"
-            return
-        self.baseline = window
-        self._references.append(window)
 
     async def _window(self, campaign: Campaign, baseline: Window) -> tuple[Campaign, Plan, Trial, Window]:
         """Run the next window of the campaign."""
         timing = self.live.timing
         seconds = timing.window + timing.settle
         refusal = self.budget.refusal(seconds if campaign.experiment is None else 2 * seconds)
-        plan = campaign.next(may_try=refusal is None)
-        self.state = campaign.phase if plan.purpose != "control" or refusal is None else f"control: {refusal}"
+        may_try = refusal is None and not self._is_idle
+        # The tuner thinks for some milliseconds: not in the event loop.
+        plan = await completed(asyncio.to_thread(campaign.next, may_try=may_try))
+        if not self._is_idle:
+            self.state = campaign.phase if plan.purpose != "control" or refusal is None else f"control: {refusal}"
         self._experiment.set(int(campaign.experiment is not None))
         trials = self._proving if plan.purpose in ("a", "b") else self._exploring
         trial = await trials.run(
             plan.config,
             fallback=campaign.incumbent if plan.purpose != "watch" else campaign.previous or campaign.incumbent,
-            reference=self._reference(),
+            reference=self._references.typical or baseline,
             guarded=plan.risky,
             trial=plan.config != campaign.incumbent,
         )
@@ -227,37 +274,43 @@ class TuningLoop:
         score = None if window is None else self.score.of(window, baseline).value
         breach = trial.breach if plan.risky else None
         incumbent = campaign.incumbent
-        # Learning takes milliseconds: not in the event loop.
-        decisions = await asyncio.to_thread(campaign.record, plan, score, breach)
-        self.budget.spend(trial.seconds, exploring=plan.risky and plan.purpose != "watch", score=score)
-        if window is not None and not plan.risky and score is not None:
-            self._references.append(window)
-        if score is not None:
-            instruments.OPTIMIZER_SCORE.set(math.exp(min(score, 300.0)))
+        decisions = await completed(asyncio.to_thread(_learn, campaign, plan, score, breach))
+        if campaign.incumbent != incumbent:
+            self._references.clear()
+            async with self.live.moving:
+                await self.live.apply(campaign.incumbent)
+        self._account(plan, trial, score)
         if plan.purpose == "explore":
             told = "measured nothing that counts" if score is None else f"scored {math.expm1(score):+.1%}"
             trial_told = Decision(kind="trial", config=plan.config, before=incumbent, reason=told, score=score)
             decisions = [trial_told, *decisions]
+        if any(decision.kind == "regime" for decision in decisions) and not campaign.tuner.windows:
+            self.baseline = None  # it begins anew: scores are told beside what is now
+            self._references.clear()
+        await self._decide(decisions)
+
+    def _account(self, plan: Plan, trial: Trial, score: float | None) -> None:
+        """Note what a window cost, and what it showed."""
+        window = trial.window
+        self.budget.spend(trial.seconds, exploring=plan.risky and plan.purpose != "watch", score=score)
+        if window is not None and score is not None and not plan.risky:
+            self._references.add(window)
+        if score is not None:
+            instruments.OPTIMIZER_SCORE.set(math.exp(min(score, 300.0)))
         self.history.append(
             Entry(time.time(), purpose=plan.purpose, config=plan.config, score=score, breach=trial.breach)
         )
-        if campaign.incumbent != incumbent:
-            async with self.live.moving:
-                await self.live.apply(campaign.incumbent)
-        if window is None or (score is None and "idle" in window.flags):
-            self.state = "waiting for traffic"
-        if any(decision.kind == "regime" for decision in decisions) and not campaign.tuner.windows:
-            self.baseline = None  # it begins anew: scores are told beside what is now
-        await self._decide(decisions)
+        self._note_idle(window is not None and score is None and "idle" in window.flags)
 
     async def _look(self) -> None:
         """Measure a window of what runs, and say what could be better."""
-        self.state = "observe"
+        if not self._is_idle:
+            self.state = "observe" if self.mode == "observe" else "there is no knob to move"
         opened = await self.live.collector.open_window()
         await asyncio.sleep(self.live.timing.window)
         window = self.last = await opened.close()
+        self._note_idle("idle" in window.flags)
         if "too_few_events" in window.flags:
-            self.state = "waiting for traffic"
             return
         if self.baseline is None:
             self.baseline = window
@@ -270,13 +323,6 @@ class TuningLoop:
             )
         self.suggestion = told
 
-    def _reference(self) -> Window | None:
-        """Return the middle one, by its p99, of the last windows of what is known to be good."""
-        if not self._references:
-            return self.baseline
-        by_p99 = sorted(self._references, key=lambda window: window.latency_p99_ms or 0.0)
-        return by_p99[len(by_p99) // 2]
-
     # What is told and kept
 
     async def _decide(self, decisions: Sequence[Decision]) -> None:
@@ -284,10 +330,13 @@ class TuningLoop:
             self.history.append(Entry(time.time(), decision=decision))
             await self.live.tell(decision)
         if any(decision.kind != "trial" for decision in decisions):
+            self._notice()
             await self.save()
 
     async def save(self) -> None:
-        """Save all that is known beside the log; a store that is away is tried again later."""
+        """Save all that is known beside the log, while this process leads; a store that is away is tried again."""
+        if not self.live.lead.held:
+            return
         self._saved_at = time.monotonic()
         saved = Saved(
             at=time.time(),
@@ -297,25 +346,37 @@ class TuningLoop:
             campaign={} if self.campaign is None else self.campaign.state(),
             score=str(self.score),
             baseline=self.baseline,
-            reference=self._reference(),
+            reference=self._references.typical or self.baseline,
             budget=self.budget.state(),
             rollbacks=self._rollbacks,
             history=list(self.history),
             suggestion=self.suggestion,
+            last=self.last,
+            told=told_by(self),
         )
         try:
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(PATIENCE):
                 await self.live.board.save(saved)
         except (StoreError, TimeoutError) as error:
             _logger.debug("what was learned is not saved now: %r", error)
 
     async def _leave(self) -> None:
         """Leave what is known to be good running."""
+        lost = not self.live.lead.held
         self.state = "stopped"
         try:
-            async with asyncio.timeout(5.0):
-                await self.live.apply(self.live.incumbent if self.campaign is None else self.campaign.incumbent)
-                stopped = Decision(kind="stopped", config=self.live.incumbent, reason="what was proved stays")
-                await self._decide([stopped])
+            async with asyncio.timeout(PATIENCE):
+                if self.mode == "on" and self.campaign is not None:
+                    await self.live.apply(self.campaign.incumbent)
+                why = "the lead was lost: another worker may have it" if lost else "what was proved stays"
+                await self._decide([Decision(kind="stopped", config=self.live.incumbent, reason=why)])
         except (ConfigurationError, TimeoutError) as error:
             _logger.warning("the optimizer did not end cleanly: %r", error)
+
+
+def _learn(campaign: Campaign, plan: Plan, score: float | None, breach: str | None) -> list[Decision]:
+    """Learn from a window, and come to how the experiment stands, which takes some milliseconds too."""
+    decisions = campaign.record(plan, score, breach)
+    if campaign.experiment is not None:
+        campaign.experiment.result  # noqa: B018 - it is kept there
+    return decisions

@@ -38,13 +38,6 @@ class Running(msgspec.Struct, frozen=True, eq=False):
 
 Companion: TypeAlias = Callable[[Running], Coroutine[Any, Any, None]]
 
-_running: list[Running] = []
-
-
-def running_workflows() -> list[Running]:
-    """Return the workflows whose workers run in this process, in the order they began."""
-    return list(_running)
-
 
 class Companions:
     """The companions of one running workflow."""
@@ -52,16 +45,16 @@ class Companions:
     def __init__(self, running: Running) -> None:
         """Start them; one that cannot be loaded is an error in the log, and the workflow runs without it."""
         self.running = running
-        _running.append(running)
+        self._is_stopping = False
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(_guarded(companion, running)) for companion in _installed()]
 
     def stop(self) -> None:
-        """Ask them to end."""
-        if self.running in _running:
-            _running.remove(self.running)
-        for task in self._tasks:
-            task.cancel()
+        """Ask them to end, once: a second cancellation would break off how they do."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            for task in self._tasks:
+                task.cancel()
 
     async def ended(self) -> None:
         """Wait until they have ended."""
