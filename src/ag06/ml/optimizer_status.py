@@ -15,6 +15,7 @@ from ag06.ml.windows import Window
 
 if TYPE_CHECKING:
     from ag06.ml.agent import Agent
+    from ag06.ml.live import Live
     from ag06.ml.tuning_loop import TuningLoop
 
 SHOWN = 20
@@ -47,19 +48,24 @@ async def status_of(agent: Agent) -> dict[str, Any]:
 
 def heading(agent: Agent) -> dict[str, Any]:
     """Return what an agent knows by itself; `problem` is what keeps it from leading, in words."""
-    workflow = agent.running.workflow
     knobs = agent.live.controls.knobs
     return {
-        "workflow": workflow.name,
+        "workflow": agent.running.workflow.name,
         "mode": agent.mode or "off",
         "problem": agent.problem,
         "leader": agent.leader,
         "leads_here": agent.loop is not None,
         "knobs": {name: knob.value for name, knob in knobs.items()},
-        "pinned": sorted({*workflow.knobs, *workflow.runtime_knobs, *workflow.fixed_knobs} - set(knobs)),
+        "pinned": pinned(agent.live),
         "state": "stopped",
         "score": str(agent.live.tuning.goal),
     }
+
+
+def pinned(live: Live) -> list[str]:
+    """Return the names of what stays where it is: pinned, or fixed in the code."""
+    workflow = live.running.workflow
+    return sorted({*workflow.knobs, *workflow.runtime_knobs, *workflow.fixed_knobs} - set(live.controls.knobs))
 
 
 def of_loop(loop: TuningLoop) -> dict[str, Any]:
@@ -73,6 +79,7 @@ def told_by(loop: TuningLoop) -> dict[str, Any]:
     campaign = loop.campaign
     return {
         "state": loop.state,
+        "pinned": pinned(loop.live),
         "score": str(loop.score),
         "incumbent": None if campaign is None else campaign.incumbent,
         "previous": None if campaign is None else campaign.previous,
