@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ag06.knob import Knob
 from ag06.ml.active_optimizer import ActiveOptimizer, ml_optimizer
-from ag06.ml.campaign import Pace
 from ag06.ml.experiment import Experiment
 from ag06.ml.guardrails import Guardrails
+from ag06.ml.pace import Pace
 from ag06.ml.score import Score
 from ag06.ml.tuner import Tuner
 
