@@ -109,6 +109,19 @@ BUGS = {
         "left += settlement.deliveries",
         "left += ()",
     ),
+    "a-caller-too-many-takes-its-delivery-along": Bug(
+        "ag06.runtime.step_runner",
+        """        while not (self._intake.closed or self._callers.dismiss()):
+            delivery = self._intake.take()
+            if delivery is not None:
+                return delivery
+""",
+        """        while not self._intake.closed:
+            delivery = self._intake.take()
+            if delivery is not None:
+                return None if self._callers.dismiss() else delivery
+""",
+    ),
     "drained-before-the-store-has-it": Bug(
         "ag06.persistence.journal.draining",
         """        outcomes = await self.send(kept, synced=any(entry.synced for entry in entries))

@@ -98,6 +98,11 @@ def workflow(plan: Plan, process: Process, world: World) -> Workflow:
         retention=3600.0,
     )
     retry = Retry(attempts=plan.attempts, initial=0.05, maximum=0.5)
+    width = app.knob("width", low=1, high=8, default=plan.concurrency, integer=True)
+    threads = app.knob("threads", low=1, high=4, default=2, integer=True)
+    batches = app.knob("batches", low=1, high=4, default=2, integer=True)
+    size = app.knob("size", low=1, high=12, default=6, integer=True)
+    gather = app.knob("gather", low=0.0, high=1.0, default=plan.gather)
 
     async def meet(step: str, event: Event[Any], fate: Fate, attempt: int) -> None:
         """Do to a call what the event's fate has in store for it."""
@@ -132,7 +137,7 @@ def workflow(plan: Plan, process: Process, world: World) -> Workflow:
                 cause=event,
             )
 
-    @app.step("order", retry=retry, concurrency=plan.concurrency, timeout=1.0)
+    @app.step("order", retry=retry, concurrency=width, timeout=1.0)
     async def split(event: Event[Order], ctx: Context) -> None:
         publish(ctx, "split", event)  # what a failed attempt leaves in its outbox must not be heard
         try:
@@ -142,14 +147,14 @@ def workflow(plan: Plan, process: Process, world: World) -> Workflow:
             world.raised["split", event.id] += 1
             raise
 
-    @app.step("order", name="audit", retry=retry, concurrency=2)
+    @app.step("order", name="audit", retry=retry, concurrency=threads)
     def audit(event: Event[Any], ctx: Context) -> None:
         world.runs["audit", event.id] += 1
         if event.data["number"] % 9 == 4 and ctx.attempt < plan.attempts:
             world.raised["audit", event.id] += 1
             raise Broken("the books do not agree yet")
 
-    @app.batch_step("part", max_size=6, max_wait=plan.gather, retry=retry, concurrency=2)
+    @app.batch_step("part", max_size=size, max_wait=gather, retry=retry, concurrency=batches)
     async def collect(events: list[Event[Part]], ctx: Context) -> None:
         for event in events:
             publish(ctx, "collect", event)
@@ -158,7 +163,7 @@ def workflow(plan: Plan, process: Process, world: World) -> Workflow:
             raise Broken("one of them spoils it for all")
         await meet("collect", events[0], events[0].data.fate, ctx.attempt)
 
-    @app.step("total", retry=retry, concurrency=plan.concurrency)
+    @app.step("total", retry=retry, concurrency=width)
     async def finish(event: Event[Part]) -> None:
         await meet("finish", event, "done", 1)
 

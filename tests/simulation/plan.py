@@ -34,6 +34,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         journal: whether publishers and workers have a journal.
         disks: how often the disk of the journals is full.
         sync: longest time that a write to that disk takes.
+        moves: how often a knob of a worker moves, of any step, to anywhere.
     """
 
     seed: int
@@ -67,6 +68,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     journal: bool
     disks: int
     sync: float
+    moves: int
 
 
 def plan_of(seed: int) -> Plan:
@@ -112,4 +114,5 @@ def plan_of(seed: int) -> Plan:
         journal=rng.random() < 0.5,
         disks=count(2),
         sync=rng.choice([0.01, 0.01, 0.5]),
+        moves=rng.choice([0, 5, 100]),
     )

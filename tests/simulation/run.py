@@ -78,6 +78,7 @@ class Simulation:
         self.disk = Disk(plan)
         self.store = Store(plan, self.store_process, lambda: self.clock_of(self.store_process), self.note)
         self.working: dict[int, tuple[Process, asyncio.Task[Any]]] = {}
+        self.apps: dict[Process, Workflow] = {}
         self._incarnations = 0
         self._over = False
 
@@ -134,7 +135,8 @@ class Simulation:
 
     def app(self, process: Process) -> Workflow:
         """Return the workflow as it is in a process."""
-        return workflow(self.plan, process, self.world)
+        app = self.apps[process] = workflow(self.plan, process, self.world)
+        return app
 
     def connect(self, process: Process, options: LogOptions) -> EventLog:
         """Return the log that a process opens: behind a journal, where there is to be one."""
@@ -223,6 +225,7 @@ class Simulation:
             (plan.outages, self._outage),
             (plan.jumps, self._jump),
             (plan.disks if plan.journal else 0, self._fill_disk),
+            (plan.moves, self._move),
         ]
         faults = [(rng.uniform(0.0, plan.seconds), fault) for count, fault in kinds for _ in range(count)]
         return sorted(faults, key=lambda fault: fault[0])
@@ -255,6 +258,17 @@ class Simulation:
         self.fault("clock", process.name, seconds)
         self.store.watch.latest_ms = max(self.store.watch.latest_ms, self.store.now_ms())
         process.skew += seconds
+
+    def _move(self) -> None:
+        process = self._somebody()
+        app = self.apps.get(process)
+        if app is None:
+            return
+        name, knob = self.rng.choice(sorted((app.knobs | app.runtime_knobs).items()))
+        share = self.rng.random()
+        far = knob.low * (knob.high / knob.low) ** share if knob.scale == "log" else None
+        value = knob.set(knob.low + (knob.high - knob.low) * share if far is None else far)
+        self.fault("knob", process.name, name, value)
 
     def _fill_disk(self) -> None:
         seconds = self.rng.uniform(0.1, 1.0) * self.plan.visibility

@@ -42,7 +42,7 @@ async def test_every_promise_is_kept_whatever_fails_in_200_simulations() -> None
     code, said = await simulation("--seeds", "0:200")
     assert code == 0, said
     assert "200 seeds in" in said
-    for fault in ("death", "pause", "restart", "outage", "clock"):
+    for fault in ("death", "pause", "restart", "outage", "clock", "knob"):
         assert re.search(rf"'{fault}': \d{{2,}}", said), f"there was hardly any {fault}: {said}"
 
 
