@@ -14,7 +14,7 @@ import msgspec
 
 from ag06.errors import ConfigurationError
 from ag06.knob import Knob
-from ag06.ml.decisions import Decision, Kind
+from ag06.ml.decisions import Decision, Kind, bounded
 from ag06.ml.experiment import Experiment
 from ag06.ml.pace import LONGEST_REST, Pace
 from ag06.ml.shift import Shift
@@ -375,7 +375,7 @@ class Campaign:
 
     def _proved(self, kind: Kind, experiment: Experiment, reason: str, *, config: Config, before: Config) -> Decision:
         found = experiment.result
-        figures = {"effect": found.effect, "interval": found.interval, "windows": found.windows}
+        figures = {"effect": found.effect, "interval": bounded(found.interval), "windows": found.windows}
         return self._decision(kind, reason, config=config, before=before, **figures)
 
     def state(self) -> dict[str, Any]:

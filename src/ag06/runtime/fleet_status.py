@@ -25,7 +25,7 @@ def merged_status(reports: Sequence[WorkerReport]) -> dict[str, Any]:
         "performance": _performance(reports),
         "knobs": _of_newest(reports, "knobs"),
         "breakers": _breakers(reports),
-        "experiments": _of_newest(reports, "experiments"),
+        "experiments": _experiments(reports),
     }
 
 
@@ -69,6 +69,20 @@ def worker_status(worker: WorkerProcess, report: WorkerReport | None, now: Calla
 def _of_newest(reports: Sequence[WorkerReport], name: str) -> dict[str, Any]:
     """Return a part that is the same for all workers, such as what the store says, or that of the latest report."""
     return _part(max(reports, key=lambda report: report.time), name, dict[str, Any]) if reports else {}
+
+
+def _experiments(reports: Sequence[WorkerReport]) -> dict[str, Any]:
+    """Return what is said of each optimizer by the worker that leads it, else by that of the latest report."""
+    found: dict[str, Any] = {}
+    leads: set[str] = set()
+    for report in sorted(reports, key=lambda report: report.time):
+        for name, told in _part(report, "experiments", dict[str, Any]).items():
+            here = isinstance(told, Mapping) and told.get("leads_here") is True
+            if here or name not in leads:
+                found[name] = told
+            if here:
+                leads.add(name)
+    return found
 
 
 def _performance(reports: Sequence[WorkerReport]) -> dict[str, Any]:
