@@ -66,7 +66,7 @@ def test_the_same_seed_gives_the_same_order_and_another_one_another() -> None:
 
 
 @given(st.lists(st.floats(0, 1e200) | st.none(), min_size=20, max_size=20), st.integers(0, 5), st.integers(0, 2))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_the_order_is_drawn_without_a_look_at_the_values(
     values: list[float | None], seed: int, carry_over: int
 ) -> None:
@@ -369,7 +369,7 @@ def fed(values: Iterable[float | None], **settings: Any) -> Experiment:
 
 
 @given(st.lists(VALUES, max_size=40), st.integers(0, 2), st.sampled_from([0.0, 0.1]), st.integers(0, 3))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_restored_from_json_it_goes_on_where_it_stood(
     values: list[float | None], carry_over: int, minimum_effect: float, seed: int
 ) -> None:

@@ -74,7 +74,7 @@ def test_a_decision_stands_whatever_comes_after() -> None:
 
 
 @given(st.lists(TWO, min_size=6, max_size=20), st.integers(0, 2**20), st.integers(0, 100))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_a_unit_of_the_values_makes_no_difference_and_values_upside_down_turn_the_decision(
     pairs: list[tuple[float, float]], bits: int, seed: int
 ) -> None:
