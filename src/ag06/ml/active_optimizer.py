@@ -157,6 +157,7 @@ class ActiveOptimizer:
             lambda: self._wanted.get(workflow) or self._wanted_of_all or by_setting,
         )
         self._agents.append(agent)
+        running.attached.set()
         try:
             await agent.run()
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import logging
 from collections.abc import Callable, Coroutine
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("ag06.runtime")
 GROUP = "ag06.companions"
 """An entry point of this group names a function that takes a `Running` and returns a coroutine, which is cancelled
-when the workflow shuts down."""
+when the workflow shuts down. It calls `running.attached.set()` once it is there: the workflow waits for that."""
+_PATIENCE = 2.0
+"""Seconds that a workflow waits for it at most."""
 
 
 class Running(msgspec.Struct, frozen=True, eq=False):
@@ -28,12 +31,14 @@ class Running(msgspec.Struct, frozen=True, eq=False):
         log: its open log.
         worker: the name its worker has in the store.
         told: what companions say of experiments, by name: `/status` shows it.
+        attached: set by a companion that is there.
     """
 
     workflow: Workflow
     log: EventLog
     worker: str
     told: dict[str, Any] = {}
+    attached: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
 
 Companion: TypeAlias = Callable[[Running], Coroutine[Any, Any, None]]
@@ -48,6 +53,13 @@ class Companions:
         self._is_stopping = False
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(_guarded(companion, running)) for companion in _installed()]
+
+    async def begun(self) -> None:
+        """Wait until they are there, so that whoever runs the workflow finds them."""
+        if self._tasks:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE):
+                    await self.running.attached.wait()
 
     def stop(self) -> None:
         """Ask them to end, once: a second cancellation would break off how they do."""
@@ -80,3 +92,5 @@ async def _guarded(companion: Companion, running: Running) -> None:
         await companion(running)
     except Exception:
         _logger.exception("what ran beside the workflow %s has ended; the workflow goes on", running.workflow.name)
+    finally:
+        running.attached.set()

@@ -74,7 +74,7 @@ class Monitor:
                 self._workflow, observability.health, self._status, host=host, port=port
             )
 
-    def watch(self, worker: Worker, log: EventLog) -> None:
+    async def watch(self, worker: Worker, log: EventLog) -> None:
         """Look at a worker that runs on `log`, and at that log, from now on."""
         self.worker = worker.name
         workflow, events = self._workflow, self._workflow.events
@@ -94,6 +94,7 @@ class Monitor:
         self._sampling.add_done_callback(_look_at)
         observability.health.set_phase(workflow.name, "running")
         self._companions = Companions(Running(workflow, log, worker.name))
+        await self._companions.begun()
 
     def stopping(self) -> None:
         """Say that the workflow shuts down: it takes no more work."""

@@ -390,8 +390,8 @@ class Workflow:
                 keeper=self.events.keeper,
             )
             worker.start()
-            monitor.watch(worker, log)
             try:
+                await monitor.watch(worker, log)
                 yield worker
             finally:
                 monitor.stopping()
