@@ -21,14 +21,18 @@ def _every(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]
 
 
 COMMANDS = dict(_every(typer.main.get_command(app)))
-TABLES = ["demo", "validate", "bench", "doctor", "events list", "events tail", "dead-letters list", "dead-letters show"]
+TABLES = [
+    "demo", "validate", "bench", "doctor", "events list", "events tail", "dead-letters list", "dead-letters show",
+    "tune status", "tune history",
+]  # fmt: skip
 
 
 def test_the_commands_of_the_contract_are_there() -> None:
     contract = {
         "demo", "validate", "run", "bench", "doctor", "events tail", "events list", "events replay", "events export",
         "dead-letters list", "dead-letters show", "dead-letters retry", "dead-letters discard", "steps list",
-        "steps remove",
+        "steps remove", "tune status", "tune history", "tune start", "tune stop", "tune rollback", "tune reset",
+        "tune report",
     }  # fmt: skip
     assert contract <= set(COMMANDS)
 
