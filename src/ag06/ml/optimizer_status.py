@@ -51,7 +51,7 @@ def heading(agent: Agent) -> dict[str, Any]:
     knobs = agent.live.controls.knobs
     return {
         "workflow": agent.running.workflow.name,
-        "mode": agent.mode or "off",
+        "mode": (agent.mode if agent.loop is None else agent.loop.mode) or "off",
         "problem": agent.problem,
         "leader": agent.leader,
         "leads_here": agent.loop is not None,

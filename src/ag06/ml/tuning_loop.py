@@ -83,6 +83,7 @@ class TuningLoop:
         self._proving = live.trials(msgspec.structs.replace(milder, score=self.score))
         self._references = References()
         self._rollbacks = 0
+        self._kept: dict[str, Any] = {}  # what an earlier leader learned, where this one only looks
         self._saved_at = -math.inf
         self._experiment = instruments.EXPERIMENT_STATE.labels("optimizer")
 
@@ -212,6 +213,12 @@ class TuningLoop:
             return None, f"begins anew: {error}"
         if saved is None:
             return None, "begins"
+        if self.mode != "on":
+            self._kept = saved.campaign
+        if self.mode == "off" and {knob["name"] for knob in saved.campaign.get("knobs", ())} <= {
+            *self.live.controls.knobs
+        }:
+            return saved, ""  # to roll back what it proved, whatever would be tuned now
         knobs = msgspec.json.encode([described(knob) for knob in self.live.controls.knobs.values()])
         if saved.campaign and msgspec.json.encode(saved.campaign.get("knobs")) != knobs:
             return None, "begins anew, since other knobs are declared now"
@@ -343,7 +350,7 @@ class TuningLoop:
             leader=self.live.running.worker,
             mode=self.mode,
             state=self.state,
-            campaign={} if self.campaign is None else self.campaign.state(),
+            campaign=self._kept if self.campaign is None else self.campaign.state(),
             score=str(self.score),
             baseline=self.baseline,
             reference=self._references.typical or self.baseline,
