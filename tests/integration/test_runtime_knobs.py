@@ -17,6 +17,7 @@ from ag06 import ConfigurationError, Context, Event, Knob, Retry, Workflow
 from ag06.monitoring import observability
 from ag06.persistence.archive import Retention
 from ag06.persistence.log import Delivery, Settlement, Subscription
+from ag06.runtime.knobs import Following
 from ag06.runtime.status import knob_status
 from archives import later
 from flows import SECONDS, said, until
@@ -378,6 +379,34 @@ async def test_whatever_moves_nothing_is_lost_nothing_is_doubled_and_order_stays
     assert sorted(threads) == list(range(count))
     for subject in range(subjects):
         assert started[f"s{subject}"] == list(range(subject, count, subjects))
+
+
+async def test_a_knob_that_another_thread_moves_moves_the_workflow() -> None:
+    app, hall = Workflow("busy", store="memory://busy-thread"), Hall()
+    busy_step(app, hall, plain=False)
+    concurrency = app.runtime_knobs["work.concurrency"]
+    concurrency.set(1)
+    await publish(app, 20)
+    asyncio.get_running_loop().set_debug(True)  # refuses what is not meant to be called from other threads
+    try:
+        async with app.running():
+            await until(lambda: hall.inside == 1)
+            await asyncio.to_thread(concurrency.set, 8)
+            await until(lambda: hall.inside == 8)
+            hall.open()
+            await app.drain(SECONDS)
+    finally:
+        asyncio.get_running_loop().set_debug(False)
+
+
+def test_a_knob_moves_though_the_loop_that_followed_it_is_gone() -> None:
+    knob = Knob("width", low=1, high=8, default=2)
+
+    async def follow() -> None:
+        Following([knob], lambda: None)
+
+    asyncio.run(follow())
+    assert knob.set(3) == 3
 
 
 async def test_a_knob_that_a_call_moves_brings_nothing_of_that_call_into_others() -> None:

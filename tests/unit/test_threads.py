@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from ag06.runtime.threads import CallThreads
-from flows import SECONDS
+from flows import SECONDS, until
 
 
 def test_a_call_runs_in_a_thread_of_its_name_and_its_result_comes_back() -> None:
@@ -105,7 +105,7 @@ def test_as_many_threads_as_calls_there_are_start_whatever_went_before() -> None
     threads.shutdown()
 
 
-def test_threads_that_are_too_many_end_the_idle_at_once_and_the_busy_after_their_call() -> None:
+async def test_threads_that_are_too_many_end_the_idle_at_once_and_the_busy_after_their_call() -> None:
     def alive() -> list[threading.Thread]:
         return [thread for thread in threading.enumerate() if thread.name.startswith("shrunk-")]
 
@@ -128,8 +128,7 @@ def test_threads_that_are_too_many_end_the_idle_at_once_and_the_busy_after_their
     leave.set()
     for call in last:
         call.result(SECONDS)
-    while len(alive()) > 1:
-        next(thread for thread in every if thread.is_alive()).join(0.01)
+    await until(lambda: len(alive()) == 1)
     assert threads.submit(int).result(SECONDS) == 0
     threads.resize(2)
     full = threading.Barrier(3)
