@@ -226,6 +226,29 @@ def test_its_result_can_be_read_before_and_after_every_window_and_changes_nothin
     assert blind.result == looked.result
 
 
+@pytest.mark.parametrize(("seed", "gain"), [(7, 0.08), (11, 0.05), (13, 0.08), (16, 0.05)])
+def test_the_interval_holds_0_as_long_as_no_variant_has_won_even_where_bets_would_refute_it(
+    seed: int, gain: float
+) -> None:
+    experiment, measure = Experiment(alpha=0.2, seed=seed), noisy(gain, seed)
+    while experiment.running:
+        experiment.record(experiment.next_variant(), measure(experiment.next_variant()))
+        interval = experiment.result.interval
+        if experiment.running and interval is not None:
+            assert interval[0] <= 0 <= interval[1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_effect_told_lies_in_the_interval_even_where_wild_windows_pull_the_estimate_out_of_it(seed: int) -> None:
+    draw, windows = random.Random(seed), iter(range(1000))
+    experiment = Experiment(max_windows=120, scale="difference", seed=seed)
+    run(experiment, lambda _: draw.gauss(0, 1000 if next(windows) < 16 else 0.01))
+    found = experiment.result
+    assert found.effect is not None
+    assert found.interval is not None
+    assert found.interval[0] <= found.effect <= found.interval[1]
+
+
 def test_it_can_be_used_up_before_anything_could_be_told() -> None:
     experiment = Experiment(max_windows=2)
     run(experiment, noisy())
