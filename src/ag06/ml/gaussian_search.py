@@ -20,15 +20,15 @@ from ag06.ml.surrogate import Array, Surrogate
 
 CURIOSITY = 2.0
 """Deviations above the mean at which a configuration is valued: more explores more."""
-CAUTION = 0.8
+CAUTION = 0.3
 """Deviations below the mean at which a configuration must still be safe."""
 LOSS = math.log(0.9)
 """What is not proposed: more than 10% below the default."""
-CONFIDENCE = 1.5
+CONFIDENCE = 2.0
 """Deviations by which the best must lie above the default."""
 DOUBT = 0.5
 """Deviations below the mean at which those that do are compared."""
-RADIUS = 0.25
+RADIUS = 0.4
 """Half a side of the trust region; single draws reach from a third of it to twice as far."""
 REACHES = (0.3, 1.0, 2.0)
 CANDIDATES = 200
@@ -49,6 +49,7 @@ class GaussianSearch:
         """Begin at the default."""
         self._space = space
         self.best: Position = space.default
+        self._centre: Position = space.default
         self._surrogate = Surrogate(len(space.features(space.default)))
 
     def learn(self, windows: Sequence[Window]) -> int:
@@ -59,7 +60,7 @@ class GaussianSearch:
 
     def reset(self, windows: Sequence[Window]) -> None:
         """See `Search.reset`: what is known of lengths and deviations stays, what is known of the surface goes."""
-        self.best = self._space.default
+        self.best = self._centre = self._space.default
         if windows:
             self._fit(windows, climb=False)
 
@@ -85,15 +86,15 @@ class GaussianSearch:
     def move_to(self, space: Space) -> None:
         """See `Search.move_to`."""
         self._space = space
-        self.best = space.snap(self.best)
+        self.best, self._centre = space.snap(self.best), space.snap(self._centre)
 
     def state(self) -> dict[str, Any]:
         """See `Search.state`."""
-        return {"best": list(self.best), "logs": list(self._surrogate.logs)}
+        return {"best": list(self.best), "centre": list(self._centre), "logs": list(self._surrogate.logs)}
 
     def restore(self, state: dict[str, Any], windows: Sequence[Window]) -> None:
         """See `Search.restore`."""
-        self.best = tuple(state["best"])
+        self.best, self._centre = tuple(state["best"]), tuple(state["centre"])
         self._surrogate = Surrogate(len(self._space.features(self.best)), state["logs"])
         if windows:
             self._fit(windows, climb=False)
@@ -107,10 +108,15 @@ class GaussianSearch:
         return features, times, np.array([window.score for window in windows])
 
     def _judge(self, windows: Sequence[Window]) -> None:
-        """Make the best what has the highest lower bound over the default, of what has run; else the default."""
+        """Make the best what has the highest lower bound over the default, of what has run; else the default.
+
+        The search centres on the highest lower bound, which need not be sure to beat the default.
+        """
         seen = self._runnable(windows)
         mean, deviation = self._over_default(seen)
-        worth = np.where(mean > CONFIDENCE * deviation, mean - DOUBT * deviation, -np.inf)
+        worth = mean - DOUBT * deviation
+        self._centre = seen[int(np.argmax(worth))]
+        worth[mean <= CONFIDENCE * deviation] = -np.inf
         top = int(np.argmax(worth))
         self.best = seen[top] if np.isfinite(worth[top]) else self._space.default
 
@@ -131,7 +137,7 @@ class GaussianSearch:
         drawn = dict.fromkeys(self._runnable(windows))
         for _ in range(CANDIDATES):
             reach = RADIUS * random.choice(REACHES)
-            moved = [at + reach * random.uniform(-1, 1) if random.random() < 0.7 else at for at in self.best]
+            moved = [at + reach * random.uniform(-1, 1) if random.random() < 0.7 else at for at in self._centre]
             drawn[self._space.snap(moved)] = None
         candidates = list(drawn)
         start = candidates[int(np.argmax(self._worth(candidates, curiosity)))]
