@@ -21,7 +21,8 @@ class Budget:
 
         Raises `ConfigurationError` for what makes no sense.
         """
-        if not (0 <= share <= 1 and 0 <= worst_loss <= 1 and 0 < horizon < math.inf):
+        numbers = all(isinstance(one, (int, float)) for one in (share, worst_loss, horizon))
+        if not numbers or not (0 <= share <= 1 and 0 <= worst_loss <= 1 and 0 < horizon < math.inf):
             raise ConfigurationError(
                 f"budget: share={share!r} (0 to 1), worst_loss={worst_loss!r} (0 to 1), horizon={horizon!r} "
                 "(seconds above 0)"

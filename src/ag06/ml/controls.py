@@ -50,34 +50,43 @@ class Controls:
 
         Raises `ConfigurationError` for an unknown knob, and a value that the knob does not take.
         """
+        if not isinstance(changes, Mapping):
+            raise ConfigurationError(f"configuration {changes!r}: give the values of the knobs by name")
         unknown = [name for name in changes if name not in self.knobs]
-        if unknown or self._space is None:
-            name = unknown[0] if unknown else ""
-            raise ConfigurationError(f"no knob {name!r} may be moved; {_there_are(self.knobs)}")
-        return self._space.check({**self.now, **changes})
+        if unknown:
+            raise ConfigurationError(f"no knob {unknown[0]!r} may be moved; {_there_are(self.knobs)}")
+        return {} if self._space is None else self._space.check({**self.now, **changes})
 
     def apply(self, config: Mapping[str, Any]) -> None:
-        """Move the knobs to a configuration.
+        """Move the knobs to a configuration, or a part of one.
 
-        Where a setter raises, those moved before go back, and `ConfigurationError` says which it was.
+        Raises `ConfigurationError` for what does not fit, and then no setter was called. Where a setter raises, it does
+        so too, once those moved before and the one that failed went back.
         """
+        wanted = self.check(config)
         moved: list[tuple[Knob, Any]] = []
         try:
-            for name, value in config.items():
+            for name in config:
                 knob = self.knobs[name]
-                if knob.value != value:
+                if knob.value != wanted[name]:
                     moved.append((knob, knob.value))
-                    knob.set(value)
+                    knob.set(wanted[name])
         except ConfigurationError:
-            for knob, before in reversed(moved):
-                try:
-                    knob.set(before)
-                except ConfigurationError as error:
-                    _logger.error("%s; it may stand wrong now", error)  # noqa: TRY400 - the first error is raised
+            self._take_back(moved)
             raise
 
+    def _take_back(self, moved: list[tuple[Knob, Any]]) -> None:
+        for knob, before in reversed(moved):
+            try:
+                knob.set(before)
+            except ConfigurationError as error:
+                _logger.error("%s; it may stand wrong now", error)  # noqa: TRY400 - the first error is raised
+
     def follow(self, posted: Mapping[str, Any]) -> None:
-        """Move what a leader posted, as far as it fits the knobs of this process, which may run other code."""
+        """Move what a leader posted, as far as it fits the knobs of this process, which may run other code.
+
+        Raises `ConfigurationError` as `apply` does where a setter raises.
+        """
         known: dict[str, Any] = {}
         for name, value in posted.items():
             try:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import math
+import threading
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+import msgspec
+
 from ag06.errors import ConfigurationError
+from ag06.ml.campaign import MOST
 from ag06.ml.controls import Controls
 from ag06.ml.measures import MEASURES, measure_named
 from ag06.ml.score import Score
-from ag06.ml.suggestions import Optimization, suggest
+from ag06.ml.suggestions import Optimization, expected_of, suggest
 from ag06.ml.tuner import Tuner
 from ag06.ml.windows import Metrics
 from ag06.runtime.workflow import Workflow
@@ -34,9 +37,8 @@ class GradientOptimizer:
         self._workflow = workflow
         self._controls = controls or Controls({})
         self._seed = seed
-        self._tuner: Tuner | None = None
-        self._score: Score | None = None
-        self._baseline: Metrics | None = None
+        self._learning = threading.Lock()
+        self._climb: _Climb | None = None
 
     async def optimize(self, current_metrics: Metrics, target_metrics: Target = None) -> Optimization:
         """Return what to change.
@@ -44,7 +46,8 @@ class GradientOptimizer:
         Args:
             current_metrics: what `collect_metrics` told of the configuration that runs.
             target_metrics: what is wanted: figures by name, such as `{"throughput": 2000, "p99": 20}`, the same as
-                `Metrics`, or a score in words; `None`: more throughput and a lower p99.
+                `Metrics`, or a score in words; `None`: more throughput and a lower p99. Another target than the last
+                time begins anew.
 
         Where the figures say nothing (no traffic, NaN), it changes nothing and says why. Raises `ConfigurationError`
         for what are no figures, and a target that there is not.
@@ -56,37 +59,56 @@ class GradientOptimizer:
         score = score_of(current_metrics, target_metrics)
         if not self._controls.knobs or self._workflow is None:
             return Optimization({}, None, 0.0, "there is no knob to move: no workflow with one runs in this process")
-        if self._baseline is None or str(self._score) != str(score):
-            self._baseline, self._score, self._tuner = current_metrics, score, None
-        value = score.of(current_metrics, self._baseline)
-        if value.value is None:
-            if not self._tuner:
-                self._baseline = None
-            return Optimization({}, None, 0.0, f"inconclusive: {value.reason}")
-        return await asyncio.to_thread(self._propose, value.value, current_metrics)
+        begun = _Climb(_kept(target_metrics), score, current_metrics)
+        return await asyncio.to_thread(self._take, self._workflow, current_metrics, begun)
 
-    def _propose(self, score: float, metrics: Metrics) -> Optimization:
-        """Learn from one window, and return the next step uphill."""
+    def _take(self, workflow: Workflow, metrics: Metrics, begun: _Climb) -> Optimization:
+        """Learn from a window, if it says anything; `begun` is the climb that would begin with it."""
+        with self._learning:
+            climb = self._climb if self._climb is not None and self._climb.target == begun.target else begun
+            found = climb.score.of(metrics, climb.baseline)
+            if found.value is None:
+                return Optimization({}, None, 0.0, f"inconclusive: {found.reason}")
+            if climb.tuner is None:
+                climb.tuner = Tuner(list(self._controls.knobs.values()), self._seed, scale="difference")
+            self._climb = climb
+            return self._step(workflow, metrics, climb.tuner, min(max(found.value, -MOST), MOST))
+
+    def _step(self, workflow: Workflow, metrics: Metrics, tuner: Tuner, score: float) -> Optimization:
+        """Return the next step uphill."""
         now = self._controls.now
-        if self._tuner is None:
-            self._tuner = Tuner(list(self._controls.knobs.values()), self._seed, scale="difference")
-        tuner = self._tuner
         tuner.tell(now, score)
         while (config := tuner.ask()) == now and tuner.windows < _FIRST:
             tuner.tell(now, score)
-        changes = {name: value for name, value in config.items() if now[name] != value}
-        if self._workflow is not None and tuner.windows <= _FIRST:
-            hint = suggest(self._workflow, self._controls, metrics, None)
+        if tuner.windows <= _FIRST:
+            hint = suggest(workflow, self._controls, metrics, None)
             if hint.changes:
                 return hint
+        changes = {name: value for name, value in config.items() if now[name] != value}
         if not changes:
             return Optimization({}, None, 0.0, f"nothing better is known after {tuner.windows} windows")
         found = tuner.predict(config, beside=now)
         if found is None:
-            return Optimization(changes, None, 0.5, "a first step, to see which way is up")
-        expected = math.expm1(found.effect)
+            return Optimization(changes, None, 0.5, "a step to the side, to see which way is up")
+        expected = expected_of(found)
         reason = f"uphill after {tuner.windows} windows: {expected:+.1%} expected, give or take {found.deviation:.0%}"
         return Optimization(changes, expected, found.confidence, reason)
+
+
+class _Climb(msgspec.Struct):
+    """The way uphill for one target: its score was made of the figures that it began with, and stays."""
+
+    target: Any
+    score: Score
+    baseline: Metrics
+    tuner: Tuner | None = None
+
+
+def _kept(target: Target) -> Any:
+    """Return what tells a target from another one."""
+    if isinstance(target, Mapping):
+        return dict(target)
+    return str(target) if isinstance(target, Score) else target
 
 
 def score_of(current: Metrics, target: Target) -> Score:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import msgspec
 
 from ag06.errors import ConfigurationError
+from ag06.ml.budget import Budget
 from ag06.ml.guardrails import Guardrails
 from ag06.ml.pace import Pace
 from ag06.ml.score import Score
@@ -51,11 +53,21 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
                 raise ConfigurationError(f"tuning: {name}={value!r}; use seconds, {least:g} or more")
+        for name, least in (("minimum_events", 1), ("seed", -math.inf)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigurationError(f"tuning: {name}={value!r}; use a whole number{', 1 or more' * (least == 1)}")
         for name in ("knobs", "pinned"):
-            if isinstance(getattr(self, name), str):
-                raise ConfigurationError(
-                    f"tuning: {name}={getattr(self, name)!r}; give several names, as in ('a', 'b')"
-                )
+            value = getattr(self, name)
+            if isinstance(value, str) or not (isinstance(value, Collection) or (name == "knobs" and value is None)):
+                raise ConfigurationError(f"tuning: {name}={value!r}; give several names, as in ('a', 'b')")
+        for name, kind in (("guardrails", Guardrails), ("pace", Pace)):
+            if not isinstance(getattr(self, name), kind):
+                raise ConfigurationError(f"tuning: {name}={getattr(self, name)!r}; use {kind.__name__}(...)")
+        if not isinstance(self.score, (Score, str)):
+            raise ConfigurationError(f"tuning: score={self.score!r}; use a text such as {str(DEFAULT_SCORE)!r}")
+        self.goal  # noqa: B018 - raises if it cannot be read
+        Budget(self.share, self.worst_loss)  # raises for what makes no sense
 
     @property
     def goal(self) -> Score:
