@@ -481,39 +481,52 @@ async def test_a_setter_that_raises_leaves_the_running_workflow_as_it_is() -> No
     assert hall.most == 4
 
 
+async def publish_words(app: Workflow) -> None:
+    """Store the same 2,000 texts each time, which a compressor can make much of, or more."""
+    rng = random.Random(1)
+    words = ["".join(rng.choices("abcdefgh", k=rng.randint(2, 9))) for _ in range(300)]
+    texts = [" ".join(rng.choices(words, k=30)) for _ in range(2000)]
+    await app.events.persist_events(
+        [{"event_type": "t", "source": "test", "data": text, "dedup": False} for text in texts]
+    )
+
+
+def check_sizes(sizes: list[int]) -> None:
+    """The second of three archives of the same events is the one that took the trouble."""
+    assert sizes[1] < 0.95 * min(sizes[0], sizes[2])
+
+
 async def test_segments_are_compressed_as_hard_as_the_knob_says_by_then(store_url: str, tmp_path: Path) -> None:
     archive = f"file://{tmp_path}/archive"
     app = Workflow("kept", store=store_url, retention=Retention(archive_after=0.01, archive=archive))
-    level = app.runtime_knobs["archive_compression"]
-    sizes: dict[int, list[int]] = {}
+    sizes = []
     keeper, log = app.events.keeper, await app.events.log()
     assert keeper is not None
-    for turn, chosen in enumerate((1, 19)):
-        level.set(chosen)
+    for level in (1, 19, 1):
+        app.runtime_knobs["archive_compression"].set(level)
         before = set(tmp_path.rglob("*.parquet"))
-        await publish(app, 2000, first=2000 * turn)
+        await publish_words(app)
         while not (written := set(tmp_path.rglob("*.parquet")) - before):
             await asyncio.sleep(0.05)  # so that all of them are old enough
             await keeper.keep(log, "test")
-        sizes[chosen] = [path.stat().st_size for path in written]
-    replayed = [event.data async for event in app.events.replay(types="t")]
+        sizes.append(sum(path.stat().st_size for path in written))
+    assert len(await said(app, "t")) == 6000
     await app.close()
-    assert replayed == list(range(4000))
-    assert sum(sizes[19]) < sum(sizes[1])
+    check_sizes(sizes)
 
 
 async def test_by_hand_too_the_archive_is_compressed_as_the_knob_says(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/archive"
     app = Workflow("kept", store="memory://kept", retention=Retention(archive_after=3600.0, archive=url))
     sizes = []
-    for turn, chosen in enumerate((1, 19)):
-        app.runtime_knobs["archive_compression"].set(chosen)
-        await publish(app, 2000, first=2000 * turn)
+    for level in (1, 19, 1):
+        app.runtime_knobs["archive_compression"].set(level)
+        await publish_words(app)
         done = await app.events.archive_before(later(), url)
         assert done.events == 2000
         sizes.append(sum(Path(file.removeprefix("file://")).stat().st_size for file in done.files))
     await app.close()
-    assert sizes[1] < sizes[0]
+    check_sizes(sizes)
 
 
 def test_what_archives_nothing_has_no_knob_for_it(tmp_path: Path) -> None:
