@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ag06 import Event, Knob, Outcome, Workflow
+from ag06 import Event, Knob, Outcome, Retry, StoreUnavailable, Workflow
 from ag06.ml import Guardrails, Pace
 from ag06.ml.active_optimizer import ActiveOptimizer
 from ag06.ml.decisions import EVENT_PREFIX
@@ -30,7 +30,7 @@ FAST: dict[str, Any] = {
     "minimum_events": 5,
     "share": 1.0,
     "worst_loss": 1.0,
-    "pace": Pace(explore=8, experiment=60, watch=2, rest=1000),
+    "pace": Pace(explore=12, experiment=60, watch=2, rest=2),
     "guardrails": Guardrails(p99_factor=None, worst_loss=None),
 }
 """Windows as short as they can be, as many trials as there can be, and no limit that a busy machine could break."""
@@ -57,6 +57,30 @@ class Slow:
             self.seen[event.id] += 1
 
 
+class Fragile:
+    """A workflow that fails at every value of its knob `size` but the default; `told` are the values it was set to."""
+
+    def __init__(self, store_url: str, *, setter_raises: bool = False) -> None:
+        self.app = workflow_named(store_url)
+        self.told: list[Any] = []
+        self.size: Knob = self.app.knob(
+            "size", low=1, high=100, default=10, integer=True, setter=self.set if setter_raises else None
+        )
+        self.size.watch(lambda: self.told.append(self.size.value))
+        self.processed: list[str] = []
+
+        @self.app.step("t", concurrency=8, retry=Retry(attempts=1000, initial=0.001, maximum=0.01))
+        async def work(event: Event) -> None:
+            await asyncio.sleep(0.002)
+            if self.size.value != 10:
+                raise ConnectionError("too big, or too small")
+            self.processed.append(event.id)
+
+    def set(self, value: Any) -> None:
+        if value != 10:
+            raise RuntimeError("the machine does not like it")
+
+
 class Load:
     """Keeps so many events of type `t` under way while it is open; at its end it waits until all are done."""
 
@@ -74,7 +98,12 @@ class Load:
     async def _feed(self) -> None:
         while True:
             await self._room.acquire()
-            event_id = await self._app.publish("t", data={})
+            try:
+                event_id = await self._app.publish("t", data={})
+            except StoreUnavailable:
+                self._room.release()
+                await asyncio.sleep(0.05)
+                continue
             assert event_id is not None
             self.published.append(event_id)
 

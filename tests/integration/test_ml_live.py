@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ag06 import ConfigurationError, Event, Knob, Retry
+from ag06 import ConfigurationError, Event
 from ag06.ml import Guardrails, Pace
 from ag06.ml.tuning import Tuning
 from ag06.monitoring import observability
 from ag06.persistence.log import LogOptions
 from ag06.persistence.stores import open_log
 from flows import SECONDS, until
-from tuning_load import FAST, Load, Slow, decided, decisions, optimizer_of, state_of, workflow_named
+from tuning_load import FAST, Fragile, Load, Slow, decided, decisions, optimizer_of, state_of, workflow_named
 
 
 @pytest.fixture
@@ -119,30 +118,6 @@ async def test_what_was_proved_runs_from_the_start_and_a_rollback_takes_it_back(
         await optimizer.stop()
         await asyncio.sleep(0)
         assert last.moved == []
-
-
-class Fragile:
-    """A workflow that fails at every value of its knob `size` but the default; `told` are the values it was set to."""
-
-    def __init__(self, store_url: str, *, setter_raises: bool = False) -> None:
-        self.app = workflow_named(store_url)
-        self.told: list[Any] = []
-        self.size: Knob = self.app.knob(
-            "size", low=1, high=100, default=10, integer=True, setter=self.set if setter_raises else None
-        )
-        self.size.watch(lambda: self.told.append(self.size.value))
-        self.processed: list[str] = []
-
-        @self.app.step("t", concurrency=8, retry=Retry(attempts=1000, initial=0.001, maximum=0.01))
-        async def work(event: Event) -> None:
-            await asyncio.sleep(0.002)
-            if self.size.value != 10:
-                raise ConnectionError("too big, or too small")
-            self.processed.append(event.id)
-
-    def set(self, value: Any) -> None:
-        if value != 10:
-            raise RuntimeError("the machine does not like it")
 
 
 FRAGILE = {**FAST, "knobs": ("size",), "guardrails": Guardrails(p99_factor=None)}
@@ -360,3 +335,15 @@ async def test_a_knob_that_there_is_not_is_named_in_the_status_of_a_workflow_tha
             assert not status["leads_here"]
             await optimizer.start(flow.app, **FAST)
             await state_of(optimizer, problem=None, leads_here=True)
+
+
+async def test_what_was_stopped_in_a_process_stays_so_there_whatever_the_setting_says(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = Slow(sqlite_url)
+    async with optimizer_of(monkeypatch, "on") as optimizer, flow.app.running():
+        await state_of(optimizer, leads_here=True)
+        await optimizer.stop()
+        await state_of(optimizer, leads_here=False, mode="off")
+        await optimizer.start()
+        await state_of(optimizer, leads_here=True, mode="on")

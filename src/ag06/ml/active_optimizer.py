@@ -63,13 +63,19 @@ class ActiveOptimizer:
             )
         tuning = msgspec.structs.replace(before, **options)
         tuning.goal  # noqa: B018 - raises if it cannot be read
-        for agent in self._agents_of(workflow):
-            if workflow is not None or agent.running.workflow not in self._tunings:
-                Controls.of(agent.running.workflow, tuning.knobs, tuning.pinned)
+        concerned = [
+            agent
+            for agent in self._agents_of(workflow)
+            if workflow is not None or agent.running.workflow not in self._tunings
+        ]
+        for agent in concerned:
+            Controls.of(agent.running.workflow, tuning.knobs, tuning.pinned)
         if workflow is None:
             self._default = tuning
         else:
             self._tunings[workflow] = tuning
+        for agent in concerned:
+            agent.adopt()
 
     async def start(self, workflow: Workflow | None = None, *, mode: Mode = "on", **options: Any) -> None:
         """Tune a workflow as soon as it runs in this process (`None`: all); `mode="observe"` only suggests.

@@ -84,6 +84,12 @@ class Agent:
         self._looked_at = self._failed_at = -_AFTER_FAILURE
         self._woken.set()
 
+    def adopt(self) -> None:
+        """Take the options of now, unless knobs are being moved; raises `ConfigurationError` as `Live.retune` does."""
+        if self.loop is None and not self.live.moving.locked():
+            self.live.retune(self._tuning())
+            self.problem = None
+
     async def halt(self, patience: float) -> None:
         """Return when this process does not lead any more, since what it wants has changed."""
         if self.loop is not None:
@@ -122,7 +128,7 @@ class Agent:
     async def _begin(self) -> None:
         """Start with what was proved before; a trial that is posted may be that of a dead leader."""
         try:
-            self.live.retune(self._tuning())
+            self.adopt()
         except ConfigurationError as error:
             self._stand_still(str(error))
         try:
@@ -142,7 +148,8 @@ class Agent:
             async with asyncio.timeout(PATIENCE):
                 control = await self.board.control()
             self.mode = control.mode_beside(self._wanted())
-            if now - self._failed_at >= _AFTER_FAILURE and await self._is_wanted(control):
+            is_free = now - self._failed_at >= _AFTER_FAILURE and not self.live.moving.locked()
+            if is_free and await self._is_wanted(control):
                 await self._lead_if_nobody_does()
         await self._follow()
 
@@ -184,7 +191,7 @@ class Agent:
             await completed(self.live.lead.give_up())
 
     async def _lead(self) -> None:
-        """Tune until it is not wanted any more, the lead is lost, or the options are others."""
+        """Tune until it is not wanted any more, the lead is lost, or there are other options."""
         self._at_rest.clear()
         loop = self.loop = TuningLoop(self.live, self.mode or "off", self._wanted_as_tuned, self._notice)
         tuning = asyncio.create_task(loop.run(), name="ag06 optimizer")
