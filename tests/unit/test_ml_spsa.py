@@ -108,6 +108,7 @@ def test_what_no_longer_beats_the_default_is_given_up() -> None:
         told.append(Window(number, at, score, True))
         search.learn(told[-150:])
     assert math.dist(search.best, search._space.default) < 0.15
+    assert search._pairs < 60  # of about 90: it began again
 
 
 @given(st.integers(0, 10**6), st.integers(0, 30))

@@ -97,6 +97,15 @@ def test_a_restored_tuner_asks_what_the_uninterrupted_one_asks(surrogate: bool, 
     assert restored.best == tuner.best
 
 
+@BOTH
+def test_restored_after_any_window_it_asks_the_same_next(surrogate: bool) -> None:
+    tuner = Tuner(KNOBS, seed=2, surrogate=surrogate)
+    for _ in range(25):
+        restored = Tuner.restore(json.loads(json.dumps(tuner.state())))
+        assert restored.ask() == tuner.ask()
+        drive(tuner, 1, seed=tuner.windows)
+
+
 def test_no_more_is_remembered_than_counts_however_long_it_runs() -> None:
     tuner = Tuner(KNOBS, surrogate=False)
     drive(tuner, 400)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ag06.ml import Knob, Tuner
+from ag06.ml.gaussian_search import CAUTION, LOSS
 
 KNOBS = [
     Knob("concurrency", low=1, high=256, default=16, scale="log", integer=True),
@@ -65,6 +66,16 @@ def test_most_of_the_gain_is_found_in_sixty_windows_and_few_of_them_are_lost() -
     assert sorted(shares)[2] > 0.8
     assert min(shares) > 0.4
     assert sum(lost) / len(lost) < 0.15
+
+
+def test_what_is_likely_to_cost_a_tenth_is_never_asked_for() -> None:
+    for seed in range(2):
+        tuner, system = Tuner(KNOBS, seed), System(AT_THE_DEFAULT, seed)
+        for _ in range(30):
+            expected = tuner.predict(tuner.ask())
+            if expected is not None:
+                assert expected.effect - CAUTION * expected.deviation >= LOSS - 1e-9
+            system.run(tuner, 1)
 
 
 def test_where_the_default_is_the_optimum_it_is_kept_or_what_is_as_good() -> None:
