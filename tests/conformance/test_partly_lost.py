@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from ag06.persistence.log import EventLog, Settlement
 from ag06.runtime.committer import Committer
+from ag06.runtime.knobs import commit_wait
 from records import GROUP, collect, done, numbers, record, registered
 
 
@@ -24,7 +25,7 @@ async def test_what_a_worker_still_holds_of_a_batch_that_was_partly_taken_over_i
         for kept in accepted:
             told.put_nowait(kept)
 
-    committer = Committer(GROUP, paused, settled)
+    committer = Committer(GROUP, paused, settled, wait=commit_wait(), held=lambda: 2)
     running = asyncio.create_task(committer.run())
     try:
         committer.put(done(first, second))
