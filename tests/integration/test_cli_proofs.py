@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ag06.cli import monitoring_proofs, proofs
+from ag06.cli import monitoring_proofs, proofs, tuning_proof
 from ag06.cli.app import app
 from ag06.cli.proving import Bench
 from ag06.persistence import EventStore
@@ -31,6 +31,7 @@ PROMISES = [
     "one trace over processes",
     "health turns and comes back",
     "the port answers",
+    "tuning proves its gains",
 ]
 
 
@@ -100,6 +101,41 @@ async def test_a_proof_about_monitoring_notices_what_does_not_hold(
             async with Bench(f"sqlite:///{tmp_path}/v.db") as bench:
                 with pytest.raises(AssertionError, match=told):
                     await proof(bench)
+
+
+async def test_the_proof_about_tuning_notices_a_variant_that_is_no_better_and_events_that_are_counted_twice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AG06_TUNE", "off")  # what is set for the user's own workflows is no matter of the proof
+    quick = tuning_proof._TUNED.replace("0.06, 0.06, 20", "0.06, 0.06, 2")
+    alike = quick.replace('"pause", 0.06, 0.01, 60', '"pause", 0.06, 0.06, 4')
+    twice = quick.replace("asked += 1", "asked += 2")
+    for broken, told in ((alike, "did not win: inconclusive"), (twice, "which should be the same")):
+        monkeypatch.setattr(tuning_proof, "_TUNED", broken)
+        async with Bench(f"sqlite:///{tmp_path}/v.db") as bench:
+            with pytest.raises(AssertionError, match=told):
+                await tuning_proof.tuning(bench)
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "told"),
+    [
+        ("same", {"winner": "a"}, "of two that are the same, one won"),
+        ("worse", {"reason": "b is worse"}, "was not ended"),
+        ("worse", {"after": [0.06, True]}, "the knobs were left at"),
+    ],
+)
+def test_the_proof_about_tuning_notices_what_an_experiment_got_wrong(
+    name: str, found: dict[str, object], told: str
+) -> None:
+    right = {
+        "better": {"winner": "b", "reason": "b is better", "after": [0.06, False]},
+        "same": {"winner": None, "reason": "inconclusive", "after": [0.06, False]},
+        "worse": {"winner": None, "reason": "b ended at once: 9 of 9 attempts failed", "after": [0.06, False]},
+    }
+    tuning_proof._judge(**right)
+    with pytest.raises(AssertionError, match=told):
+        tuning_proof._judge(**right | {name: right[name] | found})
 
 
 async def test_a_bench_measures_and_leaves_no_step_behind(store_url: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from ag06 import CircuitBreaker, CircuitOpen, Context, Event, Retry
 from ag06.cli.monitoring_proofs import health, logs, metrics, server, traces
 from ag06.cli.proving import Bench, check, line, process
+from ag06.cli.tuning_proof import tuning
 from ag06.persistence.log import Query
 
 _PUBLISHER = """
@@ -269,4 +270,5 @@ PROOFS: list[tuple[str, Proof]] = [
     ("one trace over processes", traces),
     ("health turns and comes back", health),
     ("the port answers", server),
+    ("tuning proves its gains", tuning),
 ]

@@ -96,7 +96,7 @@ def _heading(now: Standing, made: dt.datetime) -> str:
 def _headline(now: Standing) -> str:
     changes = said(now.known.incumbent, now.known.defaults)
     if not changes:
-        return "<p class=lead>The defaults run: nothing better was proved.</p>"
+        return "<p class=lead>The defaults run.</p>"
     value = None if now.worth is None else now.worth.value
     gain = "" if value is None else f"<strong>{escape(percent(value))}</strong> beside the baseline: "
     return f"<p class=lead>{gain}{_arrows(changes)}.</p>"

@@ -34,7 +34,7 @@ def command(
     store: Annotated[str | None, typer.Option(help="Store URL; a fresh SQLite file unless given.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Prove here what is promised of events (never lost, never doubled, in order) and of metrics, logs, traces, health.
+    """Prove here what is promised of events (never lost, doubled or out of order), of what can be seen, and of tuning.
 
     Exits with 1 if a row fails.
 
