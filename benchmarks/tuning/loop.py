@@ -135,12 +135,17 @@ def main() -> None:
     )
     parser.add_argument("--family", action="append", choices=list(FAMILIES), help="one family; may be repeated")
     parser.add_argument("--without-surrogate", action="store_true", help="as without scikit-learn")
-    parser.add_argument("--output", type=Path, help="a JSON file")
+    parser.add_argument("--output", type=Path, help="a file that gets a line of JSON for each run, at once")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
     began = time.perf_counter()
     seeds = range(chosen.seed, chosen.seed + chosen.runs)
-    found = list(runs(chosen.family or list(FAMILIES), seeds, surrogate=not chosen.without_surrogate))
+    found = []
+    for one in runs(chosen.family or list(FAMILIES), seeds, surrogate=not chosen.without_surrogate):
+        found.append(one)
+        if chosen.output is not None:
+            with chosen.output.open("a") as lines_of_runs:
+                lines_of_runs.write(json.dumps(asdict(one)) + "\n")
     lines = {"all": summary(found)} | {
         family: summary([one for one in found if one.family == family]) for family in chosen.family or FAMILIES
     }
@@ -149,9 +154,6 @@ def main() -> None:
         table.add_row(name, *(str(value) for value in line.values()))
     Console(width=170).print(table)
     sys.stdout.write(f"{(time.perf_counter() - began) / len(found):.2f} s a run\n")
-    if chosen.output is not None:
-        report = {"windows": WINDOWS, "seeds": list(seeds), "summary": lines, "runs": [asdict(one) for one in found]}
-        chosen.output.write_text(json.dumps(report) + "\n")
 
 
 if __name__ == "__main__":
