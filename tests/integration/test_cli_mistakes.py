@@ -46,6 +46,9 @@ MISTAKES = {
     "validate --store memory://": "lives inside the process",
     "doctor --store nonsense": "not a URL",
     "dead-letters retry": "the ids of events, filters such as --step, or --all",
+    "tune status --store sqlite:///nowhere.db": "there is no store sqlite:///nowhere.db (from flag)",
+    "tune history -n 0": "--limit",
+    "tune stop --timeout 0": "--timeout",
     "run": "MODULE:APP",
     "run good.py": "not MODULE:APP",
     "run .good:app": "not MODULE:APP",
@@ -66,7 +69,7 @@ MISTAKES = {
     "run good:app --workers 0": "--workers",
     "run good:app --log-level loud": "'loud' (from flag)",
 }
-AWAY = ("events list", "steps list", "dead-letters list", "bench", "demo", "validate", "doctor")
+AWAY = ("events list", "steps list", "dead-letters list", "tune status", "bench", "demo", "validate", "doctor")
 
 
 @pytest.fixture(scope="module")

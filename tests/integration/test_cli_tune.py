@@ -54,10 +54,10 @@ async def saved_when(url: str, holds: Callable[[Saved], bool]) -> Saved:
 
 
 @asynccontextmanager
-async def working(directory: Path, url: str) -> AsyncIterator[Worker]:
+async def working(directory: Path, url: str, *arguments: str) -> AsyncIterator[Worker]:
     """Run the workflow that can be tuned, on traffic that never ends."""
     write_flow(directory, FLOW)
-    async with ag06_run(directory, url) as worker:
+    async with ag06_run(directory, url, *arguments) as worker:
         await worker.noted("begins")
         yield worker
 
@@ -179,6 +179,18 @@ async def test_without_a_leader_the_command_rolls_back_itself(store_url: str, tm
         assert resumed.campaign["knobs"] == saved.campaign["knobs"]
 
 
+async def test_workers_that_nobody_leads_follow_a_rollback(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/e.db"
+    past = Past().until_kept()
+    await put(url, past)
+    await feed(url)
+    async with working(tmp_path, url, "--workers", "2") as worker:
+        fast = ["pause", str(past.campaign.incumbent["pause_ms"])]
+        assert await worker.noted("pause", 2) == [fast, fast]
+        assert (await tune("rollback", "--yes", url=url, cwd=tmp_path)).code == 0
+        assert await worker.noted("pause 32.0", 2) == [["pause", "32.0"]] * 2
+
+
 async def test_a_rollback_works_where_the_campaign_cannot_be_read(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/e.db"
     past = Past().until_kept()
@@ -203,7 +215,7 @@ async def test_a_leader_that_was_killed_is_not_waited_for(tmp_path: Path) -> Non
     await put(url, past, past.saved("explore"))
     before = (await tune("status", "--json", url=url, cwd=tmp_path)).json
     assert before["leader"] == "worker-1"  # as far as its notes tell
-    ended = await tune("stop", url=url, cwd=tmp_path)
+    ended = await tune("stop", "--timeout", 10, url=url, cwd=tmp_path)
     assert ended.code == 0, ended
     assert "worker-1 has left; what was proved stays" in ended.out
 
