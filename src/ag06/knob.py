@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Literal
 
 from ag06.errors import ConfigurationError
@@ -13,6 +14,18 @@ from ag06.errors import ConfigurationError
 Choice = str | int | float | bool
 Setter = Callable[[Any], object]
 """Told the value that a knob is about to become; raises if that cannot be."""
+NOTHING: Mapping[Knob, Any] = {}
+_here: ContextVar[Mapping[Knob, Any]] = ContextVar("ag06_knob_values", default=NOTHING)
+
+
+def see(values: Mapping[Knob, Any]) -> None:
+    """Let knobs that are split have these values in this context from here on; for the runtime."""
+    _here.set(values)
+
+
+def seen() -> Mapping[Knob, Any]:
+    """Return what `see` said here."""
+    return _here.get()
 
 
 class Knob:
@@ -27,6 +40,8 @@ class Knob:
     __slots__ = (
         "_lock",
         "_setter",
+        "_split",
+        "_value",
         "_watchers",
         "choices",
         "default",
@@ -35,7 +50,6 @@ class Knob:
         "low",
         "name",
         "scale",
-        "value",
     )
 
     def __init__(
@@ -67,10 +81,16 @@ class Knob:
         self.default: Any = default
         self.scale = scale
         self.integer = integer
-        self.value: Any = round(default) if integer else default
+        self._value: Any = round(default) if integer else default
+        self._split = False
         self._setter = setter
         self._lock = threading.RLock()
         self._watchers: tuple[Callable[[], object], ...] = ()
+
+    @property
+    def value(self) -> Any:
+        """Where it stands; in a step whose event belongs to a variant of an experiment, what that variant says."""
+        return _here.get().get(self, self._value) if self._split else self._value
 
     def set(self, value: Any) -> Any:
         """Move the knob to `value`, clipped to its bounds and rounded if integer; return what it became.
@@ -82,8 +102,8 @@ class Knob:
         with self._lock:  # so that what the setter was told last is the value
             if self._setter is not None:
                 self._apply(self._setter, became)
-            moved = became != self.value
-            self.value = became
+            moved = became != self._value
+            self._value = became
         if moved:
             for watcher in self._watchers:
                 watcher()
@@ -101,6 +121,25 @@ class Knob:
         """Call `watcher` no more; one that does not watch is left alone."""
         with self._lock:
             self._watchers = tuple(other for other in self._watchers if other != watcher)
+
+    def split(self) -> None:
+        """Let `.value` be what `see` says where it says something, until `unite`; for the runtime.
+
+        Raises `ConfigurationError` for a knob with a setter, which has one value for all, and one that is split now.
+        """
+        with self._lock:
+            if self._setter is not None:
+                raise ConfigurationError(
+                    f"knob {self.name}: its setter applies one value for all events, so it cannot be split by "
+                    "subject; compare the variants window by window"
+                )
+            if self._split:
+                raise ConfigurationError(f"knob {self.name}: it is split already; wait for that experiment's end")
+            self._split = True
+
+    def unite(self) -> None:
+        """End `split`: it has one value everywhere, where it stands."""
+        self._split = False
 
     def _fit(self, value: Any) -> Any:
         if self.choices is not None:
@@ -121,21 +160,21 @@ class Knob:
             result = setter(value)
         except Exception as error:
             raise ConfigurationError(
-                f"knob {self.name}: it stays at {self.value!r}, its setter failed on {value!r}: "
+                f"knob {self.name}: it stays at {self._value!r}, its setter failed on {value!r}: "
                 f"{type(error).__name__}: {error}"
             ) from error
         if inspect.isawaitable(result):
             if inspect.iscoroutine(result):
                 result.close()
             raise ConfigurationError(
-                f"knob {self.name}: it stays at {self.value!r}, its setter returned a {type(result).__name__} for "
+                f"knob {self.name}: it stays at {self._value!r}, its setter returned a {type(result).__name__} for "
                 f"{value!r}, which nobody awaits; make it a plain function"
             )
 
     def __repr__(self) -> str:
         if self.choices is not None:
-            return f"Knob({self.name!r}, choices={self.choices}, value={self.value!r})"
-        return f"Knob({self.name!r}, low={self.low}, high={self.high}, value={self.value})"
+            return f"Knob({self.name!r}, choices={self.choices}, value={self._value!r})"
+        return f"Knob({self.name!r}, low={self.low}, high={self.high}, value={self._value})"
 
 
 def _check_bounds(name: str, low: float, high: float, default: float, scale: str, integer: bool) -> None:

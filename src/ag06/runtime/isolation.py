@@ -8,6 +8,7 @@ from typing import Any
 
 from ag06.monitoring.log_context import carry_event
 from ag06.monitoring.tracing import TRACING
+from ag06.runtime.variants import carry_variant
 
 
 class Isolation:
@@ -28,6 +29,7 @@ class Isolation:
             clean = self._clean.copy()
             TRACING.carry(clean)
             carry_event(clean)
+            carry_variant(clean)
             await _InContext(call, clean)
             return
         before = contextvars.copy_context()

@@ -31,6 +31,7 @@ from ag06.runtime.outcome import Listener
 from ag06.runtime.reporting import Reporter, log_dead_letter, log_postponed
 from ag06.runtime.step import Step
 from ag06.runtime.threads import CallThreads
+from ag06.runtime.variants import SPLITS
 from ag06.runtime.verdict import bury, bury_killer, judge, killed_workers, wait_for_budget
 
 if TYPE_CHECKING:
@@ -390,7 +391,10 @@ class StepRunner:
             argument = events[0]
             call = self._observer.begin(argument, context.attempt)
         try:
-            failure = await self._call(argument, context)
+            if SPLITS and (split := SPLITS.get(id(self.step))) is not None:
+                failure = await split.call(self.step, argument, self._call(argument, context))
+            else:
+                failure = await self._call(argument, context)
         except BaseException:
             self._observer.abandon(call)
             raise
