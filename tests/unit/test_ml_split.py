@@ -95,7 +95,7 @@ def test_what_assign_splits_has_no_mismatch(share: float) -> None:
 
 def test_before_the_first_event_nothing_is_wrong() -> None:
     found = sample_ratio_mismatch({"a": 0, "b": 0}, EVEN)
-    assert (found.mismatch, found.evidence, found.shares, found.reason) == (False, 1.0, {}, "there is no event yet")
+    assert (found.mismatch, found.evidence, found.shares, found.reason) == (False, 1.0, {}, "there are no events yet")
 
 
 @given(

@@ -44,12 +44,14 @@ def assign(subject: str, salt: str, share: float = 0.5) -> Variant:
     return "b" if int.from_bytes(digest, "big") < share * 2**64 else "a"
 
 
-def sample_ratio_mismatch(counts: Mapping[str, int], shares: Mapping[str, float], alpha: float = 0.001) -> SampleRatio:
+def sample_ratio_mismatch(
+    counts: Mapping[str, int], shares: Mapping[str, float], alpha: float = 0.001, *, unit: str = "events"
+) -> SampleRatio:
     """Test whether events fell to the variants by `shares`; it may be looked at after every event.
 
     The test is the sequential multinomial one of Lindon and Malek (2020): a Bayes factor against a Dirichlet mixture of
     other shares, a martingale under the shares meant, so that the probability that it ever reaches 1/alpha is at most
-    `alpha`. Events must fall independently: count subjects, not events, where a subject sends many.
+    `alpha`. Events must fall independently: count subjects, not events, where a subject sends many; `unit` names them.
 
     Raises `ConfigurationError` for counts below 0, shares that are not above 0 or do not add up to 1, and counts and
     shares of different variants.
@@ -64,15 +66,15 @@ def sample_ratio_mismatch(counts: Mapping[str, int], shares: Mapping[str, float]
     evidence = math.exp(min(logarithm, 700.0))
     observed = {variant: count / total for variant, count in counts.items()} if total else {}
     told = ", ".join(
-        f"{variant} has {counts[variant]} of {total} events ({observed[variant]:.2%}) and should have {share:.2%}"
+        f"{variant} has {counts[variant]} of {total} {unit} ({observed[variant]:.2%}) and should have {share:.2%}"
         for variant, share in shares.items()
         if total
     )
     if evidence >= 1 / alpha:
-        reason = f"{told}: the split is broken, or one variant loses events; do not trust the result"
+        reason = f"{told}: the split is broken, or one variant loses {unit}; do not trust the result"
         return SampleRatio(True, evidence, observed, reason)
     return SampleRatio(
-        False, evidence, observed, f"the shares are as meant: {told}" if told else "there is no event yet"
+        False, evidence, observed, f"the shares are as meant: {told}" if told else f"there are no {unit} yet"
     )
 
 
