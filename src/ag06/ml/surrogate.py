@@ -6,16 +6,21 @@ plus correlated noise e(t); windows of one configuration at several times tell t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Kernel
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Array = NDArray[np.float64]
 
+_BLAS = ThreadpoolController()
 _LEVEL = 1.0
 """Variance of the unknown mean level of the scores."""
 _JITTER = 1e-6
@@ -26,6 +31,20 @@ _PRIOR = (0.4, 0.2, 8.0, 0.15, 1.2)
 _PRIOR_WIDTH = (0.5, 0.5, 0.5, 0.35, 0.5)
 _LENGTH, _LENGTH_WIDTH = 0.6, 0.5
 _STEP = 0.3
+
+
+def _in_one_thread(function: Callable[P, R]) -> Callable[P, R]:
+    """Keep the linear algebra in one thread: its matrices are small, and threads that wait for each other spin.
+
+    On a machine that has something else to do too that takes many times as long as the work.
+    """
+
+    @wraps(function)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _BLAS.limit(limits=1, user_api="blas"):
+            return function(*args, **kwargs)
+
+    return alone
 
 
 class RuntimeKernel(Kernel):  # type: ignore[misc]
@@ -90,6 +109,7 @@ class Surrogate:
         self.logs: tuple[float, ...] = tuple(float(one) for one in (self._centre if logs is None else logs))
         self.fitted = False
 
+    @_in_one_thread
     def fit(self, features: Array, times: Array, scores: Array, *, climb: bool) -> None:
         """Take the windows; `climb`: move each hyperparameter once, if that makes them more likely (MAP)."""
         inputs, centred = np.column_stack([features, times]), scores - np.median(scores)
@@ -103,6 +123,7 @@ class Surrogate:
         self._now = float(times[-1]) + 1
         self.fitted = True
 
+    @_in_one_thread
     def contrast(self, features: Array, against: Array) -> tuple[Array, Array]:
         """Return mean and deviation of g(row) - g(against) for each row of features."""
         rows = np.vstack([against[None], features])
@@ -114,6 +135,7 @@ class Surrogate:
         variance = prior - (known**2).sum(axis=0)
         return mean[1:] - mean[0], np.sqrt(np.maximum(variance[1:], 0.0))
 
+    @_in_one_thread
     def break_before(self, features: Array, times: Array, scores: Array, last: int) -> float:
         """Return the log Bayes factor for a surface that is a new one in the `last` windows against one for all.
 
