@@ -93,10 +93,18 @@ def _run(system: System, seed: int, kept: Config, told: Counter[str], lower: int
     )
 
 
-def runs(families: Sequence[str], seeds: Sequence[int], pace: Pace, **how: Any) -> Iterator[Run]:
+def runs(families: Sequence[str], seeds: Sequence[int], pace: Pace, output: Path | None, **how: Any) -> Iterator[Run]:
+    """Yield each run; those that `output` has are taken from there, the others are added to it at once."""
+    kept = output.read_text().splitlines() if output is not None and output.exists() else []
+    done = {(one.family, one.seed): one for one in (Run(**json.loads(line)) for line in kept)}
     for seed in seeds:
         for family in families:
-            yield run(family, seed, pace, **how)
+            if (family, seed) not in done:
+                found = done[family, seed] = run(family, seed, pace, **how)
+                if output is not None:
+                    with output.open("a") as lines:
+                        lines.write(json.dumps(asdict(found)) + "\n")
+            yield done[family, seed]
 
 
 def summary(found: Sequence[Run]) -> dict[str, Any]:
@@ -137,14 +145,14 @@ def main() -> None:
     parser.add_argument("--pace", default="{}", help='JSON, what differs from the shipped pace: {"explore": 60}')
     parser.add_argument("--budget", action="store_true", help="trials may take what the live loop grants them")
     parser.add_argument("--without-surrogate", action="store_true", help="as without scikit-learn")
-    parser.add_argument("--output", type=Path, help="a JSON file")
+    parser.add_argument("--output", type=Path, help="a file of JSON lines, one a run; what it has is not run again")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
     began = time.perf_counter()
     pace = msgspec.json.decode(chosen.pace, type=Pace)
     families = chosen.family or list(FAMILIES)
     how = {"budget": chosen.budget, "surrogate": False if chosen.without_surrogate else None}
-    found = list(runs(families, range(chosen.seed, chosen.seed + chosen.runs), pace, **how))
+    found = list(runs(families, range(chosen.seed, chosen.seed + chosen.runs), pace, chosen.output, **how))
     lines = {"all": summary(found)} | {
         family: summary([one for one in found if one.family == family]) for family in families
     }
@@ -153,9 +161,6 @@ def main() -> None:
         table.add_row(name, *(str(value) for value in line.values()))
     Console(width=180).print(table)
     sys.stdout.write(f"{(time.perf_counter() - began) / len(found):.2f} s a run\n")
-    if chosen.output is not None:
-        report = {"windows": WINDOWS, "pace": msgspec.to_builtins(pace), "seed": chosen.seed, "summary": lines}
-        chosen.output.write_text(json.dumps({**report, "runs": [asdict(one) for one in found]}) + "\n")
 
 
 if __name__ == "__main__":
