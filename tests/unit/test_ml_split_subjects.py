@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import random
 
 import pytest
 
 from ag06 import CircuitOpen, Event, Workflow
+from ag06.ml.split_experiment import shares_are_lost
 from ag06.ml.split_subjects import MOST_CALLS, SECONDS, Measure, Subject, Subjects
 from ag06.runtime.step import Step
 
@@ -138,6 +140,21 @@ def test_a_call_that_is_broken_off_counts_for_nothing() -> None:
     calls.call("ann", 2.0)
     calls.clock.now += SECONDS
     assert calls.values() == [pytest.approx(math.log(2.0))]
+
+
+def test_that_one_variant_loses_subjects_is_seen_after_a_few_and_seldom_where_it_is_not_so() -> None:
+    assert shares_are_lost({"a": 0, "b": 14})
+    assert shares_are_lost({"a": 30, "b": 3})
+    blamed = 0
+    for seed in range(200):
+        draw = random.Random(seed)
+        lost = {"a": 0, "b": 0}
+        for _ in range(200):
+            lost[draw.choice("ab")] += 1
+            if shares_are_lost(lost):
+                blamed += 1
+                break
+    assert blamed <= 2  # 0.2 on average at most
 
 
 def test_other_steps_are_not_measured() -> None:

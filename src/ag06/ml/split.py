@@ -14,6 +14,9 @@ from ag06.ml.verdict import Variant
 CONCENTRATION = 300.0
 """The Dirichlet's parameters add up to it: it looks for shares that are off by some percent, as broken splits are."""
 
+LOST_CONCENTRATION = 2.0
+"""Of those that are lost, nearly all may be of one variant."""
+
 
 class SampleRatio(msgspec.Struct, frozen=True):
     """Whether the variants have the shares of the events that they should have.
@@ -45,22 +48,29 @@ def assign(subject: str, salt: str, share: float = 0.5) -> Variant:
 
 
 def sample_ratio_mismatch(
-    counts: Mapping[str, int], shares: Mapping[str, float], alpha: float = 0.001, *, unit: str = "events"
+    counts: Mapping[str, int],
+    shares: Mapping[str, float],
+    alpha: float = 0.001,
+    *,
+    unit: str = "events",
+    concentration: float = CONCENTRATION,
 ) -> SampleRatio:
     """Test whether events fell to the variants by `shares`; it may be looked at after every event.
 
     The test is the sequential multinomial one of Lindon and Malek (2020): a Bayes factor against a Dirichlet mixture of
     other shares, a martingale under the shares meant, so that the probability that it ever reaches 1/alpha is at most
     `alpha`. Events must fall independently: count subjects, not events, where a subject sends many; `unit` names them.
+    With a small `concentration` it takes few of them to see shares that are far off, with a big one fewer to see those
+    that are hardly off.
 
     Raises `ConfigurationError` for counts below 0, shares that are not above 0 or do not add up to 1, and counts and
     shares of different variants.
     """
     _check(counts, shares, alpha)
     total = sum(counts.values())
-    logarithm = math.lgamma(CONCENTRATION) - math.lgamma(CONCENTRATION + total)
+    logarithm = math.lgamma(concentration) - math.lgamma(concentration + total)
     for variant, share in shares.items():
-        prior = CONCENTRATION * share
+        prior = concentration * share
         count = counts[variant]
         logarithm += math.lgamma(prior + count) - math.lgamma(prior) - count * math.log(share)
     evidence = math.exp(min(logarithm, 700.0))

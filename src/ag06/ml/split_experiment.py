@@ -17,7 +17,7 @@ from ag06.ml import split_verdict
 from ag06.ml.guardrails import above_chance
 from ag06.ml.live import Live
 from ag06.ml.space import Config
-from ag06.ml.split import SampleRatio, assign, sample_ratio_mismatch
+from ag06.ml.split import LOST_CONCENTRATION, SampleRatio, assign, sample_ratio_mismatch
 from ag06.ml.split_evidence import ABOVE, BELOW, SplitEvidence
 from ag06.ml.split_subjects import MOST_SUBJECTS, Measure, Subjects
 from ag06.ml.split_verdict import SplitOutcome, Stand, shown
@@ -34,7 +34,7 @@ LOOK = 1.0
 EVEN = {"a": 0.5, "b": 0.5}
 
 FAR = 2.0
-"""b is ended where calls fail for more than so many times a's share of subjects, by more than chance."""
+"""b is ended where calls fail for so many times a's share of subjects, and for more than a's by more than chance."""
 
 HANGS = 300.0
 """Seconds without a subject that is done, though calls are under way; twice the step's timeout where that is more."""
@@ -135,6 +135,14 @@ def divided(live: Live, a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str,
     return found
 
 
+def shares_are_lost(lost: Mapping[str, int]) -> bool:
+    """Whether more subjects of one variant than of the other were without a value, by more than chance.
+
+    Then the rest of them must not be compared. It shows sooner than in the shares of those that were counted.
+    """
+    return sample_ratio_mismatch(lost, EVEN, concentration=LOST_CONCENTRATION).mismatch
+
+
 class _Run:
     """One experiment under way."""
 
@@ -218,8 +226,14 @@ class _Run:
 
     def _decide(self) -> None:
         """End it if it is decided, or if it leads nowhere."""
+        if self._fails_far_more:
+            self._ended = split_verdict.failing_far_more(self._subjects.failing, self._subjects.seen)
+            return
         if self._ratio.mismatch:
             self._ended = f"no winner: {self._ratio.reason}"
+            return
+        if shares_are_lost(self._subjects.lost):
+            self._ended = split_verdict.losing(self._subjects.lost, self._subjects.seen)
             return
         self._winner = self._better
         if self._winner is not None:
@@ -227,8 +241,6 @@ class _Run:
             self._take_back_if_it_fails(self._winner)
         elif self._is_too_small:
             self._ended = split_verdict.too_small(self._stand, self._design.minimum_effect)
-        elif self._fails_far_more:
-            self._ended = split_verdict.failing_far_more(self._subjects.failing, self._subjects.seen)
         elif self._subjects.are_used_up:
             self._ended = self._undecided(f"no difference was shown in {self._design.max_subjects} subjects")
         else:
@@ -259,13 +271,13 @@ class _Run:
 
     @property
     def _fails_far_more(self) -> bool:
-        """Whether b's subjects see failures far more often than a's: a binomial test, given how many saw any."""
-        if self._live.tuning.guardrails.error_rate is None:
-            return False
+        """Whether failures are far more frequent among b's subjects: a binomial test, given how many there are."""
         failing, seen = self._subjects.failing, self._subjects.seen
-        weight = FAR * seen["b"]
-        total = weight + seen["a"]
-        return total > 0 and above_chance(failing["b"], failing["a"] + failing["b"], weight / total)
+        if self._live.tuning.guardrails.error_rate is None or not failing["b"]:
+            return False
+        if failing["b"] * seen["a"] < FAR * failing["a"] * seen["b"]:
+            return False
+        return above_chance(failing["b"], failing["a"] + failing["b"], seen["b"] / (seen["a"] + seen["b"]))
 
     def _leads_nowhere(self) -> str | None:
         """Say why nothing more is to be expected; `None` while something is."""

@@ -63,7 +63,8 @@ class Subjects:
     Attributes:
         seen: how many there were, by variant.
         failing: how many of them had a call that failed.
-        counted: how many of those that were handed out have a value; the others were lost.
+        counted: how many of those that were handed out have a value.
+        lost: how many of them have none, because nothing worked.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Subjects:
         self.seen: dict[str, int] = {"a": 0, "b": 0}
         self.failing: dict[str, int] = {"a": 0, "b": 0}
         self.counted: dict[str, int] = {"a": 0, "b": 0}
+        self.lost: dict[str, int] = {"a": 0, "b": 0}
 
     def begun(self, step: Step, event: Event[Any], unit: str, variant: str) -> Subject | None:
         """Take note of a call; `None` if it is not to be counted."""
@@ -133,8 +135,8 @@ class Subjects:
             if subject.under_way or not subject.is_full(now):
                 return
             del self._open[self._queue.popleft().unit]
-            if subject.value(self._measure) is not None:
-                self.counted[subject.variant] += 1
+            kept = subject.value(self._measure) is not None
+            (self.counted if kept else self.lost)[subject.variant] += 1
             yield subject
 
     @property

@@ -92,6 +92,14 @@ def but_fails(winner: Variant, stand: Stand, difference: float) -> str:
     return f"neither is better: {faster} in {amount(difference, 'difference')} more of its calls; {beside(stand)}"
 
 
+def losing(lost: Mapping[str, int], seen: Mapping[str, int]) -> str:
+    """Say that the subjects that are left cannot be compared."""
+    return (
+        f"no winner: nothing worked for {lost['a']} of a's {seen['a']} subjects and {lost['b']} of b's {seen['b']}; "
+        "one variant loses subjects, do not compare the others"
+    )
+
+
 def failing_far_more(failing: Mapping[str, int], seen: Mapping[str, int]) -> str:
     """Say that b was ended because it failed."""
     return (
