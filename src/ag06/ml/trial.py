@@ -62,8 +62,6 @@ class Trials:
         self._timing = timing
         self._guardrails = guardrails
         self._look_cost = 0.0
-        self.cpu_seconds = 0.0
-        """Processor time that looking took so far."""
 
     async def run(
         self, config: Config, *, fallback: Config, reference: Window | None, guarded: bool, trial: bool = True
@@ -115,7 +113,6 @@ class Trials:
         work = _Timed(opened.peek())
         window = await work
         self._look_cost = work.seconds
-        self.cpu_seconds += work.seconds
         return window
 
 

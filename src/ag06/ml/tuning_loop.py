@@ -31,7 +31,7 @@ _logger = logging.getLogger("ag06.ml")
 BASELINE_WINDOWS = 3
 """So many windows' time is measured before anything is tried."""
 HISTORY = 400
-SAVE_SECONDS = 5.0
+SAVE_SECONDS = 2.0
 _IDLE_SECONDS = 1.0
 T = TypeVar("T")
 _EXPERIMENT_LOSS = 0.6
