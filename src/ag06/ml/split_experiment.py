@@ -40,6 +40,7 @@ HANGS = 300.0
 """Seconds without a subject that is done, though calls are under way; twice the step's timeout where that is more."""
 
 _IDLE_WINDOWS = 3
+_TURN = 500  # subjects counted before others get a turn: about a millisecond
 
 
 class SplitDesign(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +158,6 @@ class _Run:
         self._configs: dict[str, Config] = {"a": {}, "b": {}}
         self._winner: Variant | None = None
         self._ended: str | None = None
-        self._handed_out = 0
         self._progress = time.monotonic()
 
     async def until(self, timeout: float | None, a: Mapping[str, Any], b: Mapping[str, Any]) -> SplitOutcome:
@@ -209,13 +209,14 @@ class _Run:
         self._progress = time.monotonic()
         while self._ended is None:
             await asyncio.sleep(LOOK)
-            self._count()
+            await self._count()
             self._decide()
 
-    def _count(self) -> None:
+    async def _count(self) -> None:
         """Take what subjects have brought since the last look."""
-        for subject in self._subjects.done():
-            self._handed_out += 1
+        for number, subject in enumerate(self._subjects.done(), 1):
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
             self._progress = time.monotonic()
             value, failures = subject.value(self._design.measure), subject.value("errors")
             if value is not None:
