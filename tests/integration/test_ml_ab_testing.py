@@ -222,5 +222,8 @@ async def test_where_the_lead_is_lost_it_ends(url: str, flow: Slow, optimizer: A
         assert await other.lead(agent.board.role, "another", 60)
         found = await asyncio.wait_for(running, SECONDS)
         assert flow.cost.value == 32
+        posted = await agent.board.posted()
+        await agent.live.apply({"cost": 31})
+        assert await agent.board.posted() == posted, "what is moved here now, nobody else hears of"
     await other.close()
     assert "another process has taken the lead" in found.reason

@@ -18,8 +18,8 @@ from ag06.ml.windows import Window
 LOOKS = 5
 """How often a window is looked at while it is under way, where that costs little."""
 _LEAST_LOOK = 0.05
-_COST = 0.002
-"""The share of the time that looking may take."""
+_COST = 0.004
+"""The share of the time that looking may take, while something is tried."""
 
 T = TypeVar("T")
 Apply = Callable[[Config, bool], Awaitable[None]]
