@@ -28,6 +28,7 @@ from tests.servers import ValkeyServer
 
 from ag06 import Event, Workflow
 from ag06.ml import Pace, ml_optimizer
+from ag06.ml.live import SOURCE
 from benchmarks.tuning.feeder import TYPE
 
 WORKLOADS = ("noop", "io", "cpu", "mixer")
@@ -132,8 +133,8 @@ async def tune(name: str, url: str, scratch: Path, options: argparse.Namespace) 
             proof = await ml_optimizer.ab_testing.run_experiment(
                 variant_a=defaults, variant_b=kept, max_windows=60, timeout=options.seconds
             )
-        pending = (await app.events.stats()).dead_letters
-    decisions = [row["decision"] for row in status["history"] if row.get("decision")]
+        dead = (await app.events.stats()).dead_letters
+        decisions = [event.data async for event in app.events.replay(sources=SOURCE)]
     found = {
         "workload": name,
         "store": url.split(":", maxsplit=1)[0],
@@ -147,7 +148,7 @@ async def tune(name: str, url: str, scratch: Path, options: argparse.Namespace) 
             if decision["kind"] != "trial"
         ],
         "proof": None if proof is None else msgspec.to_builtins(proof),
-        "dead_letters": pending,
+        "dead_letters": dead,
     }
     say(found)
     return found

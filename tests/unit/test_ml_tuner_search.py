@@ -104,6 +104,19 @@ def test_the_default_runs_again_now_and_then_as_a_control() -> None:
         assert DEFAULTS in asked[first : first + 8]
 
 
+def test_the_default_still_runs_as_a_control_when_more_windows_were_told_than_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ag06.ml.tuner.REMEMBERED", 20)
+    tuner = Tuner(KNOBS, 4)
+    asked = []
+    for _ in range(60):
+        asked.append(tuner.ask())
+        tuner.tell(asked[-1], AWAY(asked[-1]))
+    for first in range(20, 60, 10):
+        assert DEFAULTS in asked[first : first + 10]
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_a_change_of_regime_is_noticed_and_what_is_best_is_found_anew(seed: int) -> None:
     other = hill(4, 5, 80)

@@ -66,10 +66,12 @@ class GaussianSearch:
 
     def ask(self, windows: Sequence[Window], random: Random) -> Position:
         """See `Search.ask`."""
-        count = len(windows)
-        if count < 2 or count % DEFAULT_EVERY == 0:
+        if len(windows) < 2:
             return self._space.default
-        curiosity = -DOUBT if count % BEST_EVERY == 0 else CURIOSITY
+        told = windows[-1].number + 1  # more than the windows that are remembered
+        if told % DEFAULT_EVERY == 0:
+            return self._space.default
+        curiosity = -DOUBT if told % BEST_EVERY == 0 else CURIOSITY
         return self._promising(windows, random, curiosity)
 
     def skip(self) -> None:
