@@ -60,6 +60,14 @@ def test_under_another_load_a_lower_throughput_is_no_loss() -> None:
     assert ALL.check(window(throughput=20.0, flags=("load_changed",)), window()) == []
 
 
+def test_publishers_that_wait_for_their_answers_do_not_hide_a_loss() -> None:
+    slow = window([40.0] * 1000, throughput=50.0, arrival_rate=50.0, flags=("load_changed",))
+    only_loss = Guardrails(None, None, None, None, 0.3)
+    assert rails(only_loss.check(slow, window(arrival_rate=100.0))) == ["score"]
+    less_asked_for = window(throughput=50.0, arrival_rate=50.0, flags=("load_changed",))
+    assert only_loss.check(less_asked_for, window(arrival_rate=100.0)) == []
+
+
 def test_a_trial_that_settles_nothing_though_events_wait_is_a_breach() -> None:
     stalled = window([], queue_size=40, flags=("stalled", "too_few_events", "load_changed"))
     assert rails(ALL.check(stalled, window())) == ["score"]

@@ -19,6 +19,8 @@ BAD_SLICES = 3
 """So many slices between looks must be bad by themselves: one pause of the machine is no fault of a configuration."""
 _LATE = 0.01
 """The share of events that are above the 99th percentile."""
+_SLOWER = 1.2
+"""How much later events are, where fewer came in because those before them were slow."""
 _ALLOWANCE = 1.1
 """Where the baseline breaks a limit itself, a trial may have so many times what the baseline had."""
 
@@ -123,7 +125,7 @@ class Guardrails(msgspec.Struct, frozen=True):
             words = f"nothing was settled in {window.seconds:.3g} s, though {window.queue_size} events wait"
             return [Breach("score", 1.0, self.worst_loss, words)]
         now, before = self.score.of(window, baseline).value, self.score.of(baseline, baseline).value
-        if "load_changed" in window.flags or now is None or before is None:
+        if now is None or before is None or ("load_changed" in window.flags and not _held_back(window, baseline)):
             return []
         loss = -math.expm1(min(now - before, 0.0))
         if loss <= self.worst_loss:
@@ -162,6 +164,14 @@ class Watch:
         self._seen[rail] = (bad, count)
         if bad - bad_before > share * (count - count_before):
             self._bad[rail] = self._bad.get(rail, 0) + 1
+
+
+def _held_back(window: Window, baseline: Window) -> bool:
+    """Whether less came in because the window was slow: publishers that wait for their answers send less then."""
+    now, before = window.latency_p50_ms, baseline.latency_p50_ms
+    if now is None or before is None or window.arrival_rate >= baseline.arrival_rate:
+        return False
+    return now > _SLOWER * before
 
 
 def above_chance(hits: int, count: int, share: float, chance: float = CHANCE) -> bool:
