@@ -643,3 +643,12 @@ def test_after_a_promotion_the_tuner_compares_with_what_was_promoted_and_keeps_i
 def test_a_pace_that_makes_no_sense_is_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=f"pace: .*{words}"):
         Pace(**wrong)
+
+
+def test_what_runs_already_is_where_it_begins_and_a_rollback_leads_to_the_defaults() -> None:
+    campaign = Campaign(KNOBS, incumbent={**Campaign(KNOBS).incumbent, KNOBS[0].name: KNOBS[0].high})
+    assert campaign.incumbent[KNOBS[0].name] == KNOBS[0].high
+    assert campaign.next().config == campaign.incumbent
+    assert Campaign.restore(json.loads(json.dumps(campaign.state()))).incumbent == campaign.incumbent
+    campaign.roll_back("asked for")
+    assert campaign.incumbent == Campaign(KNOBS).incumbent

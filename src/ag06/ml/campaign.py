@@ -110,16 +110,26 @@ class Campaign:
     """
 
     def __init__(
-        self, knobs: Sequence[Knob], *, seed: int = 0, pace: Pace | None = None, surrogate: bool | None = None
+        self,
+        knobs: Sequence[Knob],
+        *,
+        seed: int = 0,
+        pace: Pace | None = None,
+        surrogate: bool | None = None,
+        incumbent: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begin with the defaults; `surrogate` is as `Tuner` takes it."""
+        """Begin with `incumbent`, else with the defaults; `surrogate` is as `Tuner` takes it."""
         self._knobs = list(knobs)
         self._surrogate = surrogate
         self._seed = seed
         self._pace = pace or Pace()
         self.tuner = Tuner(self._knobs, seed, scale="difference", surrogate=surrogate)
         self.experiment: Experiment | None = None
-        self._now = _Standing(self.tuner.best)
+        defaults = self.tuner.best
+        self._now = _Standing(defaults)
+        if incumbent is not None and (begun := Space(self._knobs).check(incumbent)) != defaults:
+            self._now = _Standing(begun, before=[defaults])
+            self._rebase()
 
     @property
     def incumbent(self) -> Config:

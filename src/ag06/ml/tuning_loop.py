@@ -191,9 +191,10 @@ class TuningLoop:
             return
         if self.campaign is None:
             knobs = list(live.controls.knobs.values())
+            # What runs may have been proved with other knobs beside it, or be set by hand: it is not undone.
+            begin = partial(Campaign, incumbent=live.incumbent, seed=tuning.seed, pace=tuning.pace)
             # In a thread: importing scikit-learn takes a second or two.
-            begin = partial(Campaign, knobs, seed=tuning.seed, pace=tuning.pace, surrogate=tuning.surrogate)
-            self.campaign = await asyncio.to_thread(begin)
+            self.campaign = await asyncio.to_thread(partial(begin, knobs, surrogate=tuning.surrogate))
         async with live.moving:
             await live.apply(self.campaign.incumbent)
 
