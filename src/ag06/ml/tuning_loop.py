@@ -304,7 +304,7 @@ class TuningLoop:
         if window is not None and score is not None and not plan.risky:
             self._references.add(window)
         if score is not None:
-            instruments.OPTIMIZER_SCORE.set(math.exp(min(score, 300.0)))
+            instruments.OPTIMIZER_SCORE.labels().set(math.exp(min(score, 300.0)))
         self.history.append(
             Entry(time.time(), purpose=plan.purpose, config=plan.config, score=score, breach=trial.breach)
         )

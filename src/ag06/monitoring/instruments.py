@@ -105,9 +105,10 @@ EXPERIMENT_STATE = REGISTRY.gauge(
     "experiment_state", "State of the experiment: 0 ended, 1 running.", ("experiment",), aggregate="max"
 )
 OPTIMIZER_DECISIONS = REGISTRY.counter("optimizer_decisions", "Decisions of the optimizer.", ("kind",))
+# Bound when there is a first score: until then there is no series, for 0 would say that nothing works any more.
 OPTIMIZER_SCORE = REGISTRY.gauge(
     "optimizer_score_ratio", "How good the last window was beside the baseline, of which 1 is as good.", aggregate="max"
-).labels()
+)
 LOG_DROPPED = REGISTRY.counter("log_dropped", "Log lines that were dropped: whatever takes them is too slow.").labels()
 SPANS_DROPPED = REGISTRY.counter(
     "spans_dropped", "Recorded spans that no collector has got: it is away, refuses them, or is too slow."
