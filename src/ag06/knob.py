@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from numbers import Real
 from typing import Any, Literal
 
 from ag06.errors import ConfigurationError
@@ -65,6 +66,8 @@ class Knob:
         setter: Setter | None = None,
     ) -> None:
         """Declare the knob; `low <= default <= high`, and `low > 0` on a log scale, or `default` one of `choices`."""
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigurationError(f"knob {name!r}: a name is text, and not empty")
         self.name = name
         self.choices = None if choices is None else tuple(choices)
         if self.choices is not None:
@@ -178,6 +181,9 @@ class Knob:
 
 
 def _check_bounds(name: str, low: float, high: float, default: float, scale: str, integer: bool) -> None:
+    for what, number in (("low", low), ("high", high), ("default", default)):
+        if isinstance(number, bool) or not isinstance(number, Real):
+            raise ConfigurationError(f"knob {name}: {what}={number!r}; a number, or give choices= instead of bounds")
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ConfigurationError(f"knob {name}: low={low} must be below high={high}, both finite")
     if not low <= default <= high:

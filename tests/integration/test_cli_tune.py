@@ -355,3 +355,14 @@ async def test_notes_of_another_release_are_pointed_out(tmp_path: Path) -> None:
     assert ended.code == 2
     assert "`ag06 tune reset` forgets what was learned" in ended.err
     assert (await tune("reset", "--yes", url=url, cwd=tmp_path)).code == 0
+
+
+async def test_a_misspelt_setting_is_told_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "from ag06 import Workflow\napp = Workflow('shop')\n@app.step('a')\ndef step(event): ...\n"
+    )
+    for arguments in ((), ("--workers", "2")):
+        ended = await asyncio.to_thread(ag06, "run", "shop:app", *arguments, cwd=tmp_path, env={"AG06_TUNE": "of"})
+        assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1), ended
+        assert "tune 'of' (from AG06_TUNE); use off, manual, observe, on" in ended.err
+    assert not (tmp_path / ".ag06").exists()

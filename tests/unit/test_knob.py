@@ -42,6 +42,10 @@ def test_a_knob_refuses_what_is_no_number_and_keeps_its_value(value: Any) -> Non
     [
         ({"low": 1, "high": 1, "default": 1}, "must be below high"),
         ({"low": 0, "high": math.inf, "default": 1}, "finite"),
+        ({"low": "1", "high": 2, "default": 1}, "size: low='1'; a number"),
+        ({"low": 1, "high": [], "default": 1}, r"size: high=\[\]; a number"),
+        ({"low": 0, "high": 1, "default": None}, "size: default=None; a number"),
+        ({"low": False, "high": True, "default": True}, "size: low=False; a number, or give choices="),
         ({"low": 0, "high": 1, "default": 2}, r"default=2 is outside \[0, 1\]"),
         ({"low": 0, "high": 1, "default": 1, "scale": "log"}, "above 0 on a log scale"),
         ({"low": 0, "high": 1, "default": 1, "scale": "cubic"}, "'linear' or 'log'"),
@@ -52,6 +56,13 @@ def test_a_knob_refuses_what_is_no_number_and_keeps_its_value(value: Any) -> Non
 def test_a_knob_that_makes_no_sense_is_refused(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         Knob("size", **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["", "  ", None, 5])
+def test_a_knob_has_a_name(name: Any) -> None:
+    for declare in (Knob, Workflow("w", store="memory://").knob):
+        with pytest.raises(ConfigurationError, match="a name is text, and not empty"):
+            declare(name, low=0, high=1, default=1)
 
 
 def test_a_setter_is_told_what_the_knob_is_about_to_become() -> None:

@@ -143,7 +143,22 @@ def test_only_those_named_may_move_and_none_that_is_pinned() -> None:
     assert "commit_wait" not in Controls.of(app, fixed=["commit_wait"]).knobs
 
 
-@pytest.mark.parametrize("how", [{"names": ["depth"]}, {"fixed": ["depth"]}, {"names": ["level.concurrency"]}])
+def test_whoever_asks_for_a_knob_that_stands_still_is_told_why() -> None:
+    written = "because concurrency=4 was written; write a Knob there to give bounds"
+    with pytest.raises(ConfigurationError, match=f"workflow 'mixer': 'level.concurrency' may not be moved, {written}"):
+        Controls.of(workflow(), ["level.concurrency"])
+    controls = Controls.of(workflow(), ["block", "keep.max_size"], ["keep.max_size", "level.concurrency"])
+    assert list(controls.knobs) == ["block"]
+    for name, why in (
+        ("level.concurrency", written),
+        ("keep.max_size", "because it is pinned"),
+        ("commit_wait", "because knobs= leaves it out"),
+    ):
+        with pytest.raises(ConfigurationError, match=f"no knob '{name}' may be moved, {why}; there are block"):
+            controls.check({name: 1})
+
+
+@pytest.mark.parametrize("how", [{"names": ["depth"]}, {"fixed": ["depth"]}])
 def test_a_knob_that_there_is_not_is_refused_by_name(how: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=r"workflow 'mixer' has no knob '.*'; there are block"):
         Controls.of(workflow(), **how)

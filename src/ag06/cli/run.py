@@ -51,6 +51,7 @@ def command(
     os.environ.pop(_STORE_VARIABLE, None)  # it is for this process, not for what the steps start
     level = resolve("log_level", log_level)
     check_setting(level)
+    check_setting(resolve("tune"))  # a worker would run on without the optimizer, and only its log would say so
     configure_logging(level.value)
     workflow = load_workflow(target)
     if store is not None:

@@ -21,24 +21,30 @@ class Controls:
         knobs: by name, the user's and the runtime's.
     """
 
-    def __init__(self, knobs: Mapping[str, Knob]) -> None:
-        """Move these; there may be none."""
+    def __init__(self, knobs: Mapping[str, Knob], still: Mapping[str, str] | None = None) -> None:
+        """Move these; there may be none. `still` says by name why others are not among them."""
         self.knobs = dict(knobs)
+        self._still = dict(still or {})
         self._space = Space(list(self.knobs.values()), {}) if self.knobs else None
 
     @classmethod
     def of(cls, workflow: Workflow, names: Collection[str] | None = None, fixed: Collection[str] = ()) -> Controls:
         """Return those of a workflow: all that it does not fix itself, or those named, without the `fixed` ones.
 
-        Raises `ConfigurationError` for a name that there is not.
+        Raises `ConfigurationError` for a name that there is not. What is to be moved cannot be a number in the code;
+        what is not to be moved may be one.
         """
         every = {**workflow.knobs, **workflow.runtime_knobs}
+        written = {name: _written(name, value) for name, value in workflow.fixed_knobs.items()}
         for name in (*(names or ()), *fixed):
-            if name not in every:
+            if name in written and name not in fixed:
+                raise ConfigurationError(f"workflow {workflow.name!r}: {name!r} may not be moved, {written[name]}")
+            if name not in every and name not in written:
                 raise ConfigurationError(f"workflow {workflow.name!r} has no knob {name!r}; {_there_are(every)}")
-        if names is None:
-            names = [name for name in every if name not in workflow.fixed_knobs]
-        return cls({name: knob for name, knob in every.items() if name in names and name not in fixed})
+        wanted = every if names is None else names
+        knobs = {name: knob for name, knob in every.items() if name in wanted and name not in fixed}
+        still = {name: "because it is pinned" if name in fixed else "because knobs= leaves it out" for name in every}
+        return cls(knobs, {**still, **written})
 
     @property
     def now(self) -> Config:
@@ -54,7 +60,8 @@ class Controls:
             raise ConfigurationError(f"configuration {changes!r}: give the values of the knobs by name")
         unknown = [name for name in changes if name not in self.knobs]
         if unknown:
-            raise ConfigurationError(f"no knob {unknown[0]!r} may be moved; {_there_are(self.knobs)}")
+            why = f", {self._still[unknown[0]]}" if unknown[0] in self._still else ""
+            raise ConfigurationError(f"no knob {unknown[0]!r} may be moved{why}; {_there_are(self.knobs)}")
         return {} if self._space is None else self._space.check({**self.now, **changes})
 
     def apply(self, config: Mapping[str, Any]) -> None:
@@ -94,6 +101,10 @@ class Controls:
             except ConfigurationError as error:
                 _logger.debug("not followed: %s", error)
         self.apply(known)
+
+
+def _written(name: str, value: object) -> str:
+    return f"because {name.rpartition('.')[2]}={value!r} was written; write a Knob there to give bounds"
 
 
 def _there_are(knobs: Mapping[str, Knob]) -> str:
