@@ -37,6 +37,8 @@ def a_loop(**other: Any) -> TuningLoop:
     app.knob("block", low=1, high=64, default=8)
     live = SimpleNamespace(running=SimpleNamespace(workflow=app), controls=Controls.of(app, ["block"]))
     figures = {"state": "explore", "campaign": None, "baseline": None, "last": None, "suggestion": None, "history": []}
+    campaign = other.get("campaign")
+    figures["verdict"] = campaign and campaign.experiment and campaign.experiment.result
     return cast(
         "TuningLoop", SimpleNamespace(**(figures | {"live": live, "score": SCORE, "budget": Budget(), **other}))
     )

@@ -123,13 +123,15 @@ def _missing(recorded: Sequence[Row], noted: Iterable[Entry]) -> list[Row]:
 
 def _windows(noted: Iterable[Entry]) -> list[Row]:
     found = []
-    incumbent: dict[str, Any] | None = None
+    noted = list(noted)
+    known = (entry.decision.before for entry in noted if entry.decision is not None)
+    incumbent = next(filter(None, known), None)
     for entry in noted:
         if entry.purpose is None:
             if entry.decision is not None and entry.decision.kind in ("started", "promoted", "rolled_back"):
                 incumbent = entry.decision.config
             continue
-        config = entry.config or {}
+        config = incumbent if entry.config is None else entry.config
         if entry.purpose in _INCUMBENT:
             incumbent = config
         found.append(
@@ -137,7 +139,7 @@ def _windows(noted: Iterable[Entry]) -> list[Row]:
                 at=entry.at,
                 what=entry.purpose,
                 is_window=True,
-                config=config,
+                config=config or {},
                 before=incumbent,
                 score=entry.score,
                 reason=entry.breach or "",

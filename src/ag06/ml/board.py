@@ -9,10 +9,14 @@ import msgspec
 from ag06.errors import ConfigurationError
 from ag06.ml.decisions import Decision
 from ag06.ml.windows import Window
-from ag06.persistence.log import EventLog
+from ag06.persistence.log import MOST_NOTE_BYTES, EventLog
 
 Mode = Literal["off", "observe", "on"]
 T = TypeVar("T")
+
+
+MOST_BYTES = MOST_NOTE_BYTES // 2
+"""Of what was learned: the next release may have more to say of it."""
 
 
 class Posted(msgspec.Struct, frozen=True):
@@ -52,7 +56,10 @@ class Control(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A row of the history: a decision, or a window (`purpose`), and when (seconds since the epoch)."""
+    """A row of the history: a decision, or a window (`purpose`), and when (seconds since the epoch).
+
+    A window without `config` ran the incumbent.
+    """
 
     at: float
     decision: Decision | None = None
@@ -127,9 +134,12 @@ class Board:
         """Return what was learned."""
         return await self._read("saved", Saved)
 
-    async def save(self, saved: Saved) -> None:
-        """Save what was learned."""
-        await self._write("saved", saved)
+    async def save(self, saved: Saved) -> int:
+        """Save what was learned, with as much of the history as a note has room for; return its size in bytes."""
+        while len(body := msgspec.json.encode(saved)) > MOST_BYTES and saved.history:
+            saved = msgspec.structs.replace(saved, history=saved.history[len(saved.history) // 2 + 1 :])
+        await self._log.write_note(f"{self._prefix}.saved", body)
+        return len(body)
 
     async def _read(self, what: str, kind: type[T]) -> T | None:
         name = f"{self._prefix}.{what}"

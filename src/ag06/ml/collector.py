@@ -51,7 +51,7 @@ class MetricsCollector:
         Args:
             steps: whose figures to take, as the store names them (`workflow.step`); `None`: those of all steps.
             groups: asks the store what waits; `None`: what each worker finds out every five seconds.
-            minimum_events: a window with fewer is flagged `too_few_events`.
+            minimum_events: a window with fewer is flagged `too_few_events`, or `held_up` where as many wait.
             load_factor: a window is flagged `load_changed` where events came in faster or slower by more than that.
             source: where things are counted; `None`: `observability.fine`.
             clock: seconds that nobody sets.

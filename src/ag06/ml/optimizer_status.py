@@ -11,6 +11,7 @@ from ag06.errors import AG06Error
 from ag06.ml.board import Mode, Saved
 from ag06.ml.campaign import Campaign
 from ag06.ml.score import Score
+from ag06.ml.verdict import Verdict
 from ag06.ml.windows import Window
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def told_by(loop: TuningLoop) -> dict[str, Any]:
         "previous": None if campaign is None else campaign.previous,
         "phase": None if campaign is None else campaign.phase,
         "windows": 0 if campaign is None else campaign.tuner.windows,
-        "experiment": _experiment(campaign),
+        "experiment": _experiment(campaign, loop.verdict),
         "baseline": _figures(loop.baseline),
         "last": _figures(loop.last),
         "last_score": _explained(loop.score, loop.last, loop.baseline),
@@ -121,10 +122,10 @@ def of_saved(saved: Saved) -> dict[str, Any]:
     }
 
 
-def _experiment(campaign: Campaign | None) -> dict[str, Any] | None:
-    if campaign is None or campaign.experiment is None:
+def _experiment(campaign: Campaign | None, found: Verdict | None) -> dict[str, Any] | None:
+    """Return how the experiment stands: as the loop found it, since a thread of its own works on it."""
+    if campaign is None or found is None:
         return None
-    found = campaign.experiment.result
     interval = None if found.interval is None else [end if math.isfinite(end) else None for end in found.interval]
     return {
         "variant_a": campaign.incumbent,

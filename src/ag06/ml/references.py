@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from ag06.ml.windows import Window
 
@@ -20,6 +21,11 @@ class References:
     def add(self, window: Window) -> None:
         """Take the window that was measured last."""
         self._windows.append(window)
+
+    def replace(self, windows: Iterable[Window]) -> None:
+        """Take others for them: what is good is another thing now."""
+        self._windows.clear()
+        self._windows.extend(windows)
 
     def clear(self) -> None:
         """Forget all: what is good is another thing now."""

@@ -47,6 +47,12 @@ class Trial(msgspec.Struct, frozen=True):
     seconds: float = 0.0
 
     @property
+    def trouble(self) -> str | None:
+        """Why nothing may be tried after it, in words: what ran did much worse than it used to."""
+        found = [breach.explanation for breach in self.breaches if breach.rail in ("score", "error_rate", "p99")]
+        return "; ".join(found) or None
+
+    @property
     def breach(self) -> str | None:
         """What went wrong, in words; `None` if nothing did."""
         return self.failure or "; ".join(breach.explanation for breach in self.breaches) or None
@@ -80,7 +86,8 @@ class Trials:
         await asyncio.sleep(self._timing.settle)
         opened = await self._collector.open_window()
         watch = None if reference is None else self._guardrails.watch(reference)
-        breaches = await self._look_after(opened, watch if guarded else None)
+        # Looked at alike whether it is guarded or not: what looking costs must not tell variants apart.
+        breaches = await self._look_after(opened, watch, guarded=guarded)
         if breaches and guarded:
             await self._apply(fallback, False)
         window = await opened.close()
@@ -90,22 +97,22 @@ class Trials:
                 await self._apply(fallback, False)
         return Trial(window, tuple(breaches), seconds=time.monotonic() - began)
 
-    async def _look_after(self, opened: OpenWindow, watch: Watch | None) -> list[Breach]:
-        """Wait until the window is over, or something breaks."""
+    async def _look_after(self, opened: OpenWindow, watch: Watch | None, *, guarded: bool) -> list[Breach]:
+        """Wait until the window is over, or something breaks in one that is guarded."""
         began = time.monotonic()
         ends = began + self._timing.window
         last = began + self._timing.window * self._timing.longest
         while (now := time.monotonic()) < last:
             if now >= ends:
                 flags = (await self._peek(opened)).flags
-                if "too_few_events" not in flags or "idle" in flags:
+                if "idle" in flags or not {"too_few_events", "held_up"} & {*flags}:
                     break
                 ends = now + self._timing.window
             pause = max(self._timing.window / LOOKS, _LEAST_LOOK, self._look_cost / _COST)
             await asyncio.sleep(min(pause, max(ends - now, 0.001)))
             if watch is not None and time.monotonic() < ends:
                 breaches = watch.look(await self._peek(opened))
-                if breaches:
+                if breaches and guarded:
                     return breaches
         return []
 

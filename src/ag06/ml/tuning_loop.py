@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ag06.errors import ConfigurationError, StoreError
-from ag06.ml.board import Entry, Mode, Saved
+from ag06.errors import AG06Error, ConfigurationError, StoreError
+from ag06.ml.board import Control, Entry, Mode, Saved
 from ag06.ml.budget import Budget
 from ag06.ml.campaign import Campaign, Plan, described
 from ag06.ml.decisions import Decision
@@ -24,6 +24,7 @@ from ag06.ml.references import References
 from ag06.ml.suggestions import suggest
 from ag06.ml.trial import Trial
 from ag06.ml.uninterrupted import completed, end
+from ag06.ml.verdict import Verdict
 from ag06.ml.windows import Window
 from ag06.monitoring import instruments
 
@@ -32,6 +33,10 @@ BASELINE_WINDOWS = 3
 """So many windows' time is measured before anything is tried."""
 HISTORY = 400
 SAVE_SECONDS = 2.0
+"""Between two notes of what was learned, where they are small; large ones are written less often:"""
+_BYTES_A_SECOND = 30_000
+HOLD = 10
+"""Windows in which nothing is tried because what runs does worse than it used to; then that is how it is."""
 _IDLE_SECONDS = 1.0
 T = TypeVar("T")
 _EXPERIMENT_LOSS = 0.6
@@ -47,6 +52,7 @@ class TuningLoop:
         baseline: the window that scores are told beside; `last` the last one.
         history: the last decisions and windows.
         suggestion: what could be better, in `observe` mode.
+        verdict: how the experiment under way stands.
     """
 
     def __init__(
@@ -84,7 +90,14 @@ class TuningLoop:
         self._references = References()
         self._rollbacks = 0
         self._kept: dict[str, Any] = {}  # what an earlier leader learned, where this one only looks
-        self._saved_at = -math.inf
+        self._held = 0
+        self._trouble: str | None = None
+        self._fresh: list[Window] = []
+        """The windows since a promotion."""
+        self._control = Control()
+        self._resumed = False
+        self._save_at = -math.inf
+        self.verdict: Verdict | None = None
         self._experiment = instruments.EXPERIMENT_STATE.labels("optimizer")
 
     # The loop
@@ -98,7 +111,7 @@ class TuningLoop:
                 if measured is not None:
                     await completed(self._take(*measured))
                 self._notice()
-                if time.monotonic() - self._saved_at >= SAVE_SECONDS:
+                if time.monotonic() >= self._save_at:
                     await self.save()
         finally:
             self._experiment.set(0)
@@ -136,10 +149,9 @@ class TuningLoop:
         """Take in what was asked for from outside; return whether to go on."""
         try:
             async with asyncio.timeout(PATIENCE):
-                control = await self.live.board.control()
+                control = self._control = await self.live.board.control()
         except (StoreError, TimeoutError):
-            mode = self._wanted()  # nobody can ask for anything else now
-            return mode is not None and mode != "off"
+            control = self._control  # nobody can ask for anything else now
         if control.rollbacks > self._rollbacks:
             await self._roll_back(control.rollbacks)
         mode = control.mode_beside(self._wanted())
@@ -177,8 +189,11 @@ class TuningLoop:
             except ConfigurationError as error:
                 self.campaign, why = None, f"begins anew: {error}"
         async with asyncio.timeout(PATIENCE):
-            control = await live.board.control()
+            control = self._control = await live.board.control()
         self._rollbacks = control.rollbacks if saved is None else saved.rollbacks
+        if saved is not None and saved.reference is not None and self.campaign and self.campaign.phase == "watch":
+            self._references.add(saved.reference)
+        self._resumed = True
         await self._begin()
         names = ", ".join(live.controls.knobs) or "no knob"
         reason = f"mode {self.mode}, {why}; it may move {names}; score: {self.score}"
@@ -195,6 +210,7 @@ class TuningLoop:
             begin = partial(Campaign, incumbent=live.incumbent, seed=tuning.seed, pace=tuning.pace)
             # In a thread: importing scikit-learn takes a second or two.
             self.campaign = await asyncio.to_thread(partial(begin, knobs, surrogate=tuning.surrogate))
+        self.verdict = await asyncio.to_thread(_verdict, self.campaign)
         async with live.moving:
             await live.apply(self.campaign.incumbent)
 
@@ -235,7 +251,7 @@ class TuningLoop:
         if not self._is_idle:
             self.state = "baseline"
         await live.apply(live.incumbent)
-        await asyncio.sleep(timing.settle)
+        await asyncio.sleep(timing.settle + timing.window)  # what has just started is not what is usual
         opened = await live.collector.open_window()
         for _ in range(BASELINE_WINDOWS):
             await asyncio.sleep(timing.window)
@@ -260,6 +276,10 @@ class TuningLoop:
         timing = self.live.timing
         seconds = timing.window + timing.settle
         refusal = self.budget.refusal(seconds if campaign.experiment is None else 2 * seconds)
+        if self._trouble is not None:
+            refusal = f"what runs does worse than it used to: {self._trouble}"
+        elif self._references.typical is None:
+            refusal = "what runs is measured first"
         may_try = refusal is None and not self._is_idle
         # The tuner thinks for some milliseconds: not in the event loop.
         plan = await completed(asyncio.to_thread(campaign.next, may_try=may_try))
@@ -282,33 +302,60 @@ class TuningLoop:
         score = None if window is None else self.score.of(window, baseline).value
         breach = trial.breach if plan.risky else None
         incumbent = campaign.incumbent
-        decisions = await completed(asyncio.to_thread(_learn, campaign, plan, score, breach))
+        decisions, self.verdict = await completed(asyncio.to_thread(_learn, campaign, plan, score, breach))
         if campaign.incumbent != incumbent:
-            self._references.clear()
             async with self.live.moving:
                 await self.live.apply(campaign.incumbent)
         self._account(plan, trial, score)
+        self._compare(plan, trial, score, {decision.kind for decision in decisions})
         if plan.purpose == "explore":
             told = "measured nothing that counts" if score is None else f"scored {math.expm1(score):+.1%}"
             trial_told = Decision(kind="trial", config=plan.config, before=incumbent, reason=told, score=score)
             decisions = [trial_told, *decisions]
-        if any(decision.kind == "regime" for decision in decisions) and not campaign.tuner.windows:
-            self.baseline = None  # it begins anew: scores are told beside what is now
-            self._references.clear()
         await self._decide(decisions)
 
     def _account(self, plan: Plan, trial: Trial, score: float | None) -> None:
         """Note what a window cost, and what it showed."""
         window = trial.window
         self.budget.spend(trial.seconds, exploring=plan.risky and plan.purpose != "watch", score=score)
-        if window is not None and score is not None and not plan.risky:
-            self._references.add(window)
         if score is not None:
             instruments.OPTIMIZER_SCORE.labels().set(math.exp(min(score, 300.0)))
         self.history.append(
-            Entry(time.time(), purpose=plan.purpose, config=plan.config, score=score, breach=trial.breach)
+            Entry(
+                time.time(),
+                purpose=plan.purpose,
+                config=plan.config if plan.purpose in ("explore", "b") else None,
+                score=score,
+                breach=trial.breach,
+            )
         )
         self._note_idle(window is not None and score is None and "idle" in window.flags)
+
+    def _compare(self, plan: Plan, trial: Trial, score: float | None, kinds: set[str]) -> None:
+        """Keep what guardrails compare with, and see whether what runs is in trouble: then nothing is tried.
+
+        It may be what a trial left behind, whose calls cannot be taken back. While events wait and hardly any is
+        settled it holds still however long that takes; otherwise `HOLD` windows, after which that is how it is.
+        """
+        window = trial.window
+        if plan.purpose == "watch" and window is not None and score is not None:
+            self._fresh.append(window)
+        if "kept" in kinds:
+            self._references.replace(self._fresh)
+        if kinds & {"promoted", "kept", "rolled_back"}:
+            self._fresh = []
+        if plan.risky or window is None:
+            return
+        stuck = bool({"stalled", "held_up"} & {*window.flags})
+        self._trouble = (
+            trial.trouble if trial.trouble is not None or not stuck else "events wait, hardly any is settled"
+        )
+        self._held = 0 if self._trouble is None else self._held + 1
+        if self._trouble is not None and self._held > HOLD and not stuck:
+            self._references.clear()
+            self._trouble, self._held = None, 0
+        if self._trouble is None and score is not None:
+            self._references.add(window)
 
     async def _look(self) -> None:
         """Measure a window of what runs, and say what could be better."""
@@ -336,16 +383,20 @@ class TuningLoop:
     async def _decide(self, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
             self.history.append(Entry(time.time(), decision=decision))
-            await self.live.tell(decision)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                for decision in decisions:
+                    await self.live.tell(decision)
+        except TimeoutError:
+            _logger.warning("the store does not answer: not every decision is an event in the log")
         if any(decision.kind != "trial" for decision in decisions):
             self._notice()
             await self.save()
 
     async def save(self) -> None:
         """Save all that is known beside the log, while this process leads; a store that is away is tried again."""
-        if not self.live.lead.held:
+        if not self.live.lead.held or not self._resumed:
             return
-        self._saved_at = time.monotonic()
         saved = Saved(
             at=time.time(),
             leader=self.live.running.worker,
@@ -364,9 +415,11 @@ class TuningLoop:
         )
         try:
             async with asyncio.timeout(PATIENCE):
-                await self.live.board.save(saved)
-        except (StoreError, TimeoutError) as error:
+                size = await self.live.board.save(saved)
+        except (AG06Error, TimeoutError) as error:
             _logger.debug("what was learned is not saved now: %r", error)
+            size = 0
+        self._save_at = time.monotonic() + max(SAVE_SECONDS, size / _BYTES_A_SECOND)
 
     async def _leave(self) -> None:
         """Leave what is known to be good running."""
@@ -376,15 +429,21 @@ class TuningLoop:
             async with asyncio.timeout(PATIENCE):
                 if self.mode == "on" and self.campaign is not None:
                     await self.live.apply(self.campaign.incumbent)
+                if not self._resumed:
+                    return
                 why = "the lead was lost: another worker may have it" if lost else "what was proved stays"
                 await self._decide([Decision(kind="stopped", config=self.live.incumbent, reason=why)])
         except (ConfigurationError, TimeoutError) as error:
             _logger.warning("the optimizer did not end cleanly: %r", error)
 
 
-def _learn(campaign: Campaign, plan: Plan, score: float | None, breach: str | None) -> list[Decision]:
+def _learn(
+    campaign: Campaign, plan: Plan, score: float | None, breach: str | None
+) -> tuple[list[Decision], Verdict | None]:
     """Learn from a window, and come to how the experiment stands, which takes some milliseconds too."""
     decisions = campaign.record(plan, score, breach)
-    if campaign.experiment is not None:
-        campaign.experiment.result  # noqa: B018 - it is kept there
-    return decisions
+    return decisions, _verdict(campaign)
+
+
+def _verdict(campaign: Campaign) -> Verdict | None:
+    return None if campaign.experiment is None else campaign.experiment.result

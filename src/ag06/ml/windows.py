@@ -13,11 +13,12 @@ from ag06.monitoring.children import Sample
 from ag06.monitoring.fine import BOUNDS, count_above, quantile
 from ag06.monitoring.names import PREFIX, Declaration
 
-Flag = Literal["idle", "stalled", "too_few_events", "load_changed", "restarted"]
+Flag = Literal["idle", "stalled", "too_few_events", "held_up", "load_changed", "restarted"]
 """What is wrong with a window.
 
-`idle`: nothing happened and nothing waits. `stalled`: nothing happened though events wait. `too_few_events`: quantiles
-say little. `load_changed`: events came in at another rate than in the window before, by more than a factor.
+`idle`: nothing happened and nothing waits. `stalled`: nothing happened though events wait. `too_few_events`: there were
+so few that the figures say little. `held_up`: so few were settled, though as many as that wait: that says a lot.
+`load_changed`: events came in at another rate than in the window before, by more than a factor.
 `restarted`: workers began or ended meanwhile, or what is counted began anew.
 """
 
@@ -266,10 +267,12 @@ class _Load(msgspec.Struct, frozen=True):
 
 def _flags(events: int, failed: float, queue_size: int, anew: bool, load: _Load, judging: Judging) -> tuple[Flag, ...]:
     nothing = not events and not failed
+    few, many_wait = events < judging.minimum_events, queue_size >= judging.minimum_events
     found: dict[Flag, bool] = {
         "idle": nothing and not queue_size,
         "stalled": nothing and queue_size > 0,
-        "too_few_events": events < judging.minimum_events,
+        "too_few_events": few and not many_wait,
+        "held_up": few and many_wait,
         "load_changed": load.changed(judging),
         "restarted": anew,
     }
