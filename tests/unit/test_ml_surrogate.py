@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
-from ag06.ml.surrogate import Array, RuntimeKernel, Surrogate
+from ag06.ml.surrogate import Array, RuntimeKernel, Surrogate, _in_one_thread
 
 
 def windows(
@@ -100,3 +102,34 @@ def test_the_kernel_is_a_covariance() -> None:
     assert covariance == pytest.approx(covariance.T)
     assert np.linalg.eigvalsh(covariance).min() > -1e-9
     assert np.diag(covariance) == pytest.approx(kernel.diag(inputs))
+
+
+def blas_threads() -> list[int]:
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+def test_two_at_once_leave_the_linear_algebra_of_the_process_with_the_threads_it_had() -> None:
+    began, is_first_over = threading.Event(), threading.Event()
+    told: list[list[int]] = []
+    overlapped: list[bool] = []
+
+    @_in_one_thread
+    def first() -> None:
+        told.append(blas_threads())
+        other.start()
+        overlapped.append(began.wait(0.3))  # however long that is, the other one does not begin
+
+    @_in_one_thread
+    def second() -> None:
+        began.set()
+        told.append(blas_threads())
+        is_first_over.wait(5)
+
+    other = threading.Thread(target=second)
+    before = blas_threads()
+    first()
+    is_first_over.set()
+    other.join()
+    assert overlapped == [False]
+    assert told == [[1] * len(before)] * 2
+    assert blas_threads() == before

@@ -6,6 +6,7 @@ plus correlated noise e(t); windows of one configuration at several times tell t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -21,6 +22,8 @@ R = TypeVar("R")
 Array = NDArray[np.float64]
 
 _BLAS = ThreadpoolController()
+_limiting = threading.Lock()
+"""Each limit puts back what it found: two that overlap would leave the process with what the first had set."""
 _LEVEL = 1.0
 """Variance of the unknown mean level of the scores."""
 _JITTER = 1e-6
@@ -41,7 +44,7 @@ def _in_one_thread(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def alone(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _BLAS.limit(limits=1, user_api="blas"):
+        with _limiting, _BLAS.limit(limits=1, user_api="blas"):
             return function(*args, **kwargs)
 
     return alone
