@@ -79,3 +79,98 @@ async def test_without_the_store_it_lasts_as_long_as_was_agreed() -> None:
     await asyncio.wait_for(keeping, SECONDS)
     with pytest.raises(StoreUnavailable):
         await lead.take()
+
+
+class Slow:
+    """A store that answers one after the other when it is let to; `now` is the time there, and here."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.holder: str | None = None
+        self.until = 0.0
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.answer_seconds = 0.0
+
+    async def lead(self, role: str, holder: str, seconds: float) -> bool:
+        led = self.holder in (None, holder) or self.now >= self.until
+        if led:
+            self.holder, self.until = (holder, self.now + seconds) if seconds else (None, 0.0)
+        self.now += self.answer_seconds
+        await self.may_answer.wait()
+        return led
+
+    def lead_of(self, holder: str) -> Leadership:
+        return Leadership(self, "r", holder, 60, clock=lambda: self.now)  # type: ignore[arg-type]
+
+
+async def turns() -> None:
+    """Let all that can go on do so."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_an_answer_that_was_slow_makes_no_lead_longer_than_the_store_grants_it() -> None:
+    store = Slow()
+    lead, other = store.lead_of("one"), store.lead_of("other")
+    store.answer_seconds = 50.0
+    assert await lead.take()
+    store.answer_seconds = 0.0
+    store.now = 59.0
+    assert lead.held
+    assert not await other.take()
+    store.now = 60.0
+    assert await other.take()
+    assert not lead.held
+
+
+async def test_what_one_part_takes_while_another_gives_up_stays_with_this_process() -> None:
+    store = Slow()
+    lead, other = store.lead_of("one"), store.lead_of("other")
+    assert await lead.take()
+    store.may_answer.clear()
+    taking = asyncio.create_task(lead.take())
+    await turns()
+    leaving = asyncio.create_task(lead.give_up())
+    await turns()
+    store.may_answer.set()
+    await leaving
+    assert await taking
+    assert lead.held
+    assert not await other.take()
+    await lead.give_up()
+    assert await other.take()
+
+
+async def test_what_one_part_gives_up_is_gone_before_another_asks() -> None:
+    """Over two connections the questions would come in any order: one that ends a lead must not come last."""
+    store = Slow()
+    lead = store.lead_of("one")
+    assert await lead.take()
+    store.may_answer.clear()
+    leaving = asyncio.create_task(lead.give_up())
+    await turns()
+    taking = asyncio.create_task(lead.take())
+    await turns()
+    assert store.holder is None, "the second question waits for the first answer"
+    store.may_answer.set()
+    await leaving
+    assert await taking
+    assert (lead.held, store.holder) == (True, "one")
+
+
+async def test_a_part_that_did_not_get_it_does_not_keep_another_from_giving_it_up() -> None:
+    store = Slow()
+    lead, other = store.lead_of("one"), store.lead_of("other")
+    assert await other.take()
+    assert not await lead.take()
+    store.may_answer.clear()
+    taking = asyncio.create_task(lead.take())
+    await turns()
+    taking.cancel()
+    await asyncio.wait([taking])
+    store.may_answer.set()
+    await other.give_up()
+    assert await lead.take()
+    await lead.give_up()
+    assert store.holder is None

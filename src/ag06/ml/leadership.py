@@ -30,6 +30,7 @@ class Leadership:
         self._clock = clock
         self._until = 0.0
         self._parts = 0
+        self._asking = asyncio.Lock()  # a question that overtakes another one would end what that one began
         self.seconds = seconds
 
     @property
@@ -42,8 +43,13 @@ class Leadership:
 
         Raises `StoreError` or `TimeoutError` where the store does not answer.
         """
-        led = await self._ask()
-        self._parts += led
+        self._parts += 1  # before the store is asked: a part that gives up meanwhile leaves it to this one
+        led = False
+        try:
+            led = await self._ask()
+        finally:
+            if not led:
+                self._parts -= 1
         return led
 
     async def keep(self) -> None:
@@ -58,18 +64,20 @@ class Leadership:
     async def give_up(self) -> None:
         """End one part's use of it; after the last one another process may have it at once."""
         self._parts -= 1
-        if self._parts or not self.held:
-            return
-        self._until = 0.0
-        try:
-            async with asyncio.timeout(self.seconds / 3):
-                await self._log.lead(self._role, self._holder, 0)
-        except (StoreError, TimeoutError):
-            return  # it ends by itself
+        async with self._asking:
+            if self._parts or not self.held:
+                return
+            self._until = 0.0
+            try:
+                async with asyncio.timeout(self.seconds / 3):
+                    await self._log.lead(self._role, self._holder, 0)
+            except (StoreError, TimeoutError):
+                return  # it ends by itself
 
     async def _ask(self) -> bool:
-        asked = self._clock()
-        async with asyncio.timeout(self.seconds / 3):
-            led = await self._log.lead(self._role, self._holder, self.seconds)
-        self._until = asked + self.seconds if led else 0.0
-        return led
+        async with self._asking:
+            asked = self._clock()
+            async with asyncio.timeout(self.seconds / 3):
+                led = await self._log.lead(self._role, self._holder, self.seconds)
+            self._until = asked + self.seconds if led else 0.0
+            return led
