@@ -64,6 +64,7 @@ class Desk:
 async def desk(held: int) -> AsyncIterator[Desk]:
     found = Desk(held)
     running = asyncio.create_task(found.committer.run())
+    await asyncio.sleep(0)  # it waits for a first settlement by now: what comes does so while it runs
     try:
         yield found
     finally:
