@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from pathlib import Path
 
 import pytest
 
 from ag06 import ConfigurationError, Event
 from ag06.ml import Guardrails, Pace
+from ag06.ml.active_optimizer import ActiveOptimizer
 from ag06.ml.tuning import Tuning
 from ag06.monitoring import observability
 from ag06.persistence.log import LogOptions
@@ -95,16 +97,20 @@ async def test_what_was_learned_goes_on_after_a_restart_in_the_middle_of_an_expe
 
 
 async def test_what_was_proved_runs_from_the_start_and_a_rollback_takes_it_back(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "ag06.ml")
+    told_of = "begins with what was proved before: cost 32 -> "
     one = Slow(sqlite_url)
     async with optimizer_of(monkeypatch) as optimizer, one.app.running(), Load(one.app):
         await optimizer.start(one.app, **FAST)
         proved = (await decided(one.app, "promoted"))["config"]["cost"]
+    assert told_of not in caplog.text
 
     other = Slow(sqlite_url, one.app.name)
     async with optimizer_of(monkeypatch) as optimizer, other.app.running():
         await until(lambda: other.cost.value == proved)
+        assert f"{told_of}{proved}" in caplog.text
         assert (await optimizer.get_optimization_status())["state"] == "stopped"
         assert other.moved == [proved]
         await optimizer.rollback()
@@ -204,6 +210,7 @@ async def test_observing_moves_nothing_and_suggests(sqlite_url: str, monkeypatch
 
 
 async def test_off_is_off(sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ag06.ml")
     one = Slow(sqlite_url)
     async with optimizer_of(monkeypatch) as optimizer, one.app.running(), Load(one.app):
         await optimizer.start(one.app, **FAST)
@@ -213,10 +220,13 @@ async def test_off_is_off(sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capl
     async with optimizer_of(monkeypatch, "off") as optimizer, other.app.running(), Load(other.app):
         await optimizer.start(other.app, **FAST)
         await until(lambda: len(other.seen) > 20)
+        shown = (await other.app.status())["experiments"]["optimizer"]
         status = await optimizer.get_optimization_status()
         found = await optimizer.ab_testing.run_experiment({}, {"cost": 1})
     assert "AG06_TUNE is off" in caplog.text
-    assert status["state"] == "off: AG06_TUNE"
+    assert f"workflow {other.app.name}: the optimizer is off, AG06_TUNE says so: the defaults run" in caplog.text
+    assert status["state"] == shown["state"] == "off: AG06_TUNE"
+    assert (shown["workflow"], shown["mode"], shown["leads_here"]) == (other.app.name, "off", False)
     assert (found.winner, found.reason) == (None, "inconclusive: AG06_TUNE is off, nothing was measured")
     assert other.moved == [], "what was proved before is not used either"
 
@@ -322,19 +332,37 @@ async def test_options_that_make_no_sense_are_refused_and_change_nothing(
         assert (await optimizer.get_optimization_status())["mode"] == "off"
 
 
-async def test_a_knob_that_there_is_not_is_named_in_the_status_of_a_workflow_that_starts_later(
+async def test_a_knob_that_there_is_not_is_told_to_all_who_ask_a_workflow_that_starts_later(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flow = Slow(sqlite_url)
+    said = f"workflow '{flow.app.name}' has no knob 'nothing'; there are cost, "
     async with optimizer_of(monkeypatch) as optimizer:
-        await optimizer.start(flow.app, knobs=("nothing",))
+        await optimizer.start(knobs=("nothing",))
         async with flow.app.running():
             await until(lambda: optimizer._agents and optimizer._agents[0].problem)
             status = await optimizer.get_optimization_status()
-            assert "has no knob 'nothing'" in status["problem"]
+            assert said in status["problem"]
             assert not status["leads_here"]
+            with pytest.raises(ConfigurationError, match=said):
+                await optimizer.start()
+            with pytest.raises(ConfigurationError, match=said):
+                await optimizer.ab_testing.run_experiment({}, {"cost": 1}, timeout=SECONDS)
+            assert flow.moved == []
             await optimizer.start(flow.app, **FAST)
             await state_of(optimizer, problem=None, leads_here=True)
+
+
+def test_a_knob_that_there_is_not_is_refused_once_the_workflow_has_declared_what_there_is() -> None:
+    optimizer = ActiveOptimizer()
+    app = workflow_named("memory://")
+    optimizer.configure(app, knobs=("cost",))  # it may be declared later
+    app.knob("cost", low=1, high=64, default=32)
+    for options in ({"knobs": ("cots",)}, {"pinned": ("cots",)}):
+        with pytest.raises(ConfigurationError, match=f"workflow '{app.name}' has no knob 'cots'; there are cost, "):
+            optimizer.configure(app, **options)
+    optimizer.configure(app, pinned=("commit_wait",))
+    assert optimizer._tunings[app].knobs == ("cost",)
 
 
 async def test_what_was_stopped_in_a_process_stays_so_there_whatever_the_setting_says(

@@ -52,8 +52,8 @@ class ActiveOptimizer:
 
         `options` are those of `Tuning`: `score`, `knobs`, `pinned`, `window`, `settle`, `guardrails`, `share`, ...
         A workflow that is being tuned goes on with them after the window that is under way. Raises
-        `ConfigurationError` for what makes no sense, and for a knob that a workflow that runs here does not have; then
-        nothing has changed.
+        `ConfigurationError` for what makes no sense, and for a knob that `workflow` does not have, or one that runs
+        here; then nothing has changed. Before `workflow` has any step or knob, names are looked at when it runs.
         """
         before = self._default if workflow is None else self._tunings.get(workflow, self._default)
         unknown = sorted(set(options) - set(Tuning.__struct_fields__))
@@ -68,8 +68,9 @@ class ActiveOptimizer:
             for agent in self._agents_of(workflow)
             if workflow is not None or agent.running.workflow not in self._tunings
         ]
-        for agent in concerned:
-            Controls.of(agent.running.workflow, tuning.knobs, tuning.pinned)
+        declared = [workflow] if workflow is not None and (workflow.steps or workflow.knobs) else []
+        for one in (*declared, *(agent.running.workflow for agent in concerned)):
+            Controls.of(one, tuning.knobs, tuning.pinned)
         if workflow is None:
             self._default = tuning
         else:
@@ -81,11 +82,15 @@ class ActiveOptimizer:
         """Tune a workflow as soon as it runs in this process (`None`: all); `mode="observe"` only suggests.
 
         Returns at once. One process of a workflow leads; the others follow it. `options` are those of `configure`.
+        Raises `ConfigurationError` as `configure` does, also where what was configured before does not fit a workflow
+        that runs here: a knob that it does not have.
         """
         if mode not in ("on", "observe"):
             raise ConfigurationError(f"start: mode={mode!r}; use 'on' or 'observe'")
         if options:
             self.configure(workflow, **options)
+        for agent in self._agents_of(workflow):
+            agent.as_configured()
         if await asyncio.to_thread(setting) == "off":
             _logger.warning("the optimizer does not start: AG06_TUNE is off")
         self._want(workflow, mode)
@@ -155,6 +160,8 @@ class ActiveOptimizer:
             _logger.error("the workflow %s runs without the optimizer: %s", workflow.name, error)  # noqa: TRY400
             return
         if said == "off":
+            running.told["optimizer"] = {**waiting(None, said), "workflow": workflow.name, "leads_here": False}
+            _logger.info("workflow %s: the optimizer is off, AG06_TUNE says so: the defaults run", workflow.name)
             return
         by_setting = cast("Mode", said) if said in ("observe", "on") else None
         agent = Agent(
@@ -172,7 +179,7 @@ class ActiveOptimizer:
     async def _live(self) -> Live | str:
         agent = self._first()
         if agent is not None:
-            return agent.live
+            return agent.as_configured()
         off = await asyncio.to_thread(setting) == "off"
         return "AG06_TUNE is off" if off else "no workflow runs in this process"
 

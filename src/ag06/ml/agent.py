@@ -90,6 +90,12 @@ class Agent:
             self.live.retune(self._tuning())
             self.problem = None
 
+    def as_configured(self) -> Live:
+        """Return the workflow, tuned as it was configured by now; raises as `adopt` does, and forgets no problem."""
+        if self.loop is None and not self.live.moving.locked():
+            self.live.retune(self._tuning())
+        return self.live
+
     async def halt(self, patience: float) -> None:
         """Return when this process does not lead any more, since what it wants has changed."""
         if self.loop is not None:
@@ -136,9 +142,22 @@ class Agent:
                 self._posted = await self.board.posted()
             if self._posted is not None:
                 self.live.follow(self._posted, tries=False)
+                self._tell_proved()
                 self._posted_at = time.monotonic() - _LIVELY  # nobody knows whether its leader lives
         except (StoreError, TimeoutError, ConfigurationError) as error:
             _logger.warning("the knobs of %s begin with their defaults: %s", self.running.workflow.name, error)
+
+    def _tell_proved(self) -> None:
+        """Log what runs otherwise than the code says, since nothing else tells where nobody tunes."""
+        proved = [
+            f"{name} {knob.default} -> {knob.value}"
+            for name, knob in self.live.controls.knobs.items()
+            if knob.value != knob.default
+        ]
+        if proved:
+            _logger.info(
+                "workflow %s begins with what was proved before: %s", self.running.workflow.name, ", ".join(proved)
+            )
 
     async def _look(self) -> None:
         """See to what is asked for, lead if that is wanted and possible, else follow."""
