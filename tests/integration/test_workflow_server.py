@@ -17,7 +17,8 @@ import pytest
 
 from ag06 import CircuitBreaker, ConfigurationError, Event, Retry, Workflow
 from ag06.monitoring import observability
-from ag06.runtime import sampling
+from ag06.runtime import companions, sampling
+from ag06.runtime.companions import Companions, Running
 from flows import SECONDS, until
 from servers import ValkeyServer
 
@@ -73,6 +74,46 @@ async def test_a_port_that_is_taken_is_an_error_that_names_the_setting_and_leave
                 pass
     async with app.running(http_port=0):
         assert (await get(f"{app.http_url}/health/ready"))[0] == 200
+
+
+async def test_a_second_cancellation_while_it_shuts_down_leaves_no_server_and_nothing_in_the_health(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waiting, may_leave = asyncio.Event(), asyncio.Event()
+    ended = Companions.ended
+
+    async def told_of(self: Companions) -> None:
+        waiting.set()
+        await ended(self)
+
+    async def companion(running: Running) -> None:
+        running.attached.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await may_leave.wait()
+
+    monkeypatch.setattr(Companions, "ended", told_of)
+    monkeypatch.setattr(companions, "_installed", lambda: (companion,))
+    app, url = Workflow("shop", store="memory://"), asyncio.get_running_loop().create_future()
+
+    async def life() -> None:
+        async with app.running(http_port=0):
+            url.set_result(app.http_url)
+            await asyncio.Event().wait()
+
+    living = asyncio.create_task(life())
+    assert (await get(f"{await url}/health/ready"))[0] == 200
+    living.cancel()
+    await asyncio.wait_for(waiting.wait(), SECONDS)
+    assert observability.health._phases[app.name] == "stopping"
+    living.cancel()
+    await asyncio.wait([living])
+    may_leave.set()
+    assert living.cancelled()
+    assert app.name not in observability.health._phases
+    with pytest.raises(ConnectionRefusedError):
+        await get(f"{await url}/health/live")
 
 
 @pytest.fixture

@@ -103,23 +103,35 @@ class Monitor:
             self._companions.stop()
 
     async def close(self) -> None:
-        """End; the server answers until now."""
-        if self._companions is not None:
-            self._companions.stop()
-            await self._companions.ended()
+        """End; the server answers until now.
+
+        A cancellation meanwhile is passed on once all of it has ended; companions are not waited for any more then.
+        """
         try:
-            if self._server is not None:
-                await self._server.close(grace=1.0)
+            if self._companions is not None:
+                self._companions.stop()
+                await self._companions.ended()
         finally:
-            self._server = None
-            self._watch.stop()
-            for name in self._checks:
-                observability.health.unregister(name)
-            observability.health.set_phase(self._workflow.name, None)
-            if self in _watched:
-                _watched.remove(self)
-            if self._sampling is not None:
-                self._sampling.cancel()
+            try:
+                if self._server is not None:
+                    await self._server.close(grace=1.0)
+            finally:
+                self._forget()
+                await self._settle()
+
+    def _forget(self) -> None:
+        """End what needs no wait: nothing tells of this workflow any more."""
+        self._server = None
+        self._watch.stop()
+        for name in self._checks:
+            observability.health.unregister(name)
+        observability.health.set_phase(self._workflow.name, None)
+        if self in _watched:
+            _watched.remove(self)
+        if self._sampling is not None:
+            self._sampling.cancel()
+
+    async def _settle(self) -> None:
         if self._sampling is not None:
             await asyncio.wait([self._sampling])
         if not _watched:
