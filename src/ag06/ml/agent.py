@@ -51,6 +51,7 @@ class Agent:
         self._posted: Posted | None = None
         self._posted_at = 0.0
         self._is_trial_over = True
+        self._rollbacks = 0  # so many were asked for, and nothing of them is left to be done
 
     @property
     def leader(self) -> str | None:
@@ -175,11 +176,15 @@ class Agent:
     async def _is_wanted(self, control: Control) -> bool:
         """Whether there is something to do for a leader; a rollback that was asked for is, in every mode."""
         if self.mode in ("observe", "on"):
+            self._rollbacks = 0
             return True
-        if not control.rollbacks or self._wanted() == "off":
+        if control.rollbacks == self._rollbacks or self._wanted() == "off":
             return False
-        saved = await self.saved()
-        return saved is not None and bool(saved.campaign) and saved.rollbacks < control.rollbacks
+        saved = await self.saved()  # it is large: not to be read for a rollback that is over
+        if saved is None or not saved.campaign or saved.rollbacks >= control.rollbacks:
+            self._rollbacks = control.rollbacks
+            return False
+        return True
 
     async def _follow(self) -> None:
         """Take over what another worker posted."""
