@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ag06.ml import Knob, Tuner
-from ag06.ml.gaussian_search import CAUTION, LOSS
+from ag06.ml.gaussian_search import CAUTION, LEAP, LOSS
 
 KNOBS = [
     Knob("concurrency", low=1, high=256, default=16, scale="log", integer=True),
@@ -141,3 +141,17 @@ def test_a_load_that_doubles_is_no_change_of_regime() -> None:
     system.run(tuner, 40)
     assert tuner.regimes == 1
     assert AWAY(tuner.best) > AWAY(DEFAULTS)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_is_asked_for_beyond_a_place_that_was_bad_and_no_knob_leaps(seed: int) -> None:
+    tuner = Tuner([Knob("calls", low=1, high=256, default=16, scale="log", integer=True)], seed, scale="difference")
+    good, bad = [16], []
+    for _ in range(40):
+        calls = tuner.ask()["calls"]
+        if calls not in bad:
+            assert not any(calls < low for low in bad), f"{calls} beyond {bad}"
+        assert min(abs(math.log(calls / other)) for other in good) <= LEAP * math.log(256) + 0.5
+        tuner.tell({"calls": calls}, -1.6 if calls < 8 else 0.0)
+        (bad if calls < 8 else good).append(calls)
+    assert good

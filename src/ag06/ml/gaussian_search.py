@@ -24,6 +24,10 @@ CAUTION = 0.3
 """Deviations below the mean at which a configuration must still be safe."""
 LOSS = math.log(0.9)
 """What is not proposed: more than 10% below the default."""
+BAD = math.log(0.7)
+"""What is so far below the default is bad: nothing is asked for that is nearer to it than to what is not."""
+LEAP = 0.36
+"""How far any knob may be from where it was not bad, of its range; one choice is 0.354 from another."""
 CONFIDENCE = 2.0
 """Deviations by which the best must lie above the default."""
 DOUBT = 0.5
@@ -51,6 +55,8 @@ class GaussianSearch:
         self.best: Position = space.default
         self._centre: Position = space.default
         self._surrogate = Surrogate(len(space.features(space.default)))
+        self._seen: Array = np.zeros((0, 0))
+        self._bad = np.zeros(0, dtype=bool)
 
     def learn(self, windows: Sequence[Window]) -> int:
         """See `Search.learn`."""
@@ -136,7 +142,9 @@ class GaussianSearch:
         return 0
 
     def _promising(self, windows: Sequence[Window], random: Random, curiosity: float) -> Position:
-        drawn = dict.fromkeys(self._runnable(windows))
+        seen = self._runnable(windows)
+        self._note_bad(seen)
+        drawn = dict.fromkeys(seen)
         for _ in range(CANDIDATES):
             reach = RADIUS * random.choice(REACHES)
             moved = [at + reach * random.uniform(-1, 1) if random.random() < 0.7 else at for at in self._centre]
@@ -157,8 +165,27 @@ class GaussianSearch:
     def _worth(self, positions: Sequence[Position], curiosity: float) -> Array:
         """Return what lies `curiosity` deviations above the mean; what is not safe is worth less than all that is."""
         mean, deviation = self._over_default(positions)
-        missing = np.minimum(mean - CAUTION * deviation - LOSS, 0.0)
+        missing = np.minimum(mean - CAUTION * deviation - LOSS, 0.0) - self._off_limits(positions)
         return np.where(missing < 0, 10 * missing - 10, mean + curiosity * deviation)
+
+    def _note_bad(self, seen: Sequence[Position]) -> None:
+        self._seen = np.array([self._space.features(at) for at in seen])
+        self._bad = self._over_default(seen)[0] < BAD
+
+    def _off_limits(self, positions: Sequence[Position]) -> Array:
+        """Return 1 for each position that is a leap away from all that was not bad, or nearer to what was, else 0.
+
+        The surrogate alone may hope for better beyond a place that it knows to be bad.
+        """
+        features = np.array([self._space.features(at) for at in positions])
+        apart = np.abs(features[:, None, :] - self._seen[None, :, :])
+        distances = (apart**2).sum(axis=2)
+        good = ~self._bad
+        to_good = distances[:, good].min(axis=1)
+        off: Array = (apart[:, good].max(axis=2).min(axis=1) > LEAP).astype(float)
+        if self._bad.any():
+            off = np.maximum(off, distances[:, self._bad].min(axis=1) < to_good)
+        return off
 
     def _over_default(self, positions: Sequence[Position]) -> tuple[Array, Array]:
         features = np.array([self._space.features(at) for at in positions])
