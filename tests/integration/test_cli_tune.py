@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ag06.ml.board import Board, Control, Posted, Saved
+from ag06.ml.decisions import Decision
 from ag06.persistence import EventStore
 from ag06.persistence.log import EventLog, StepSpec
 from commands import Ended, ag06, started
@@ -126,7 +127,11 @@ async def test_workers_that_were_told_off_do_not_look(tmp_path: Path) -> None:
     async with working(tmp_path, url):
         asked = await tune("start", url=url, cwd=tmp_path)
         assert asked.code == 0, asked
-        assert "AG06_TUNE is off there" in asked.out
+        assert "AG06_TUNE=off keeps them from looking" in asked.out
+        late = await tune("start", "--timeout", 1, url=url, cwd=tmp_path)
+        assert late.code == 1, late
+        assert "AG06_TUNE=off keeps them from looking" in late.err
+        assert late.err.count("ag06 tune status") == 1
         status = (await tune("status", "--json", url=url, cwd=tmp_path)).json
         assert (status["mode"], status["leader"], status["state"]) == ("on", None, "untouched")
 
@@ -142,7 +147,8 @@ async def test_a_leader_rolls_back_when_it_is_asked_to(tmp_path: Path) -> None:
         assert (await tune("start", url=store_url, cwd=tmp_path)).code == 0
         done = await tune("rollback", "--yes", url=store_url, cwd=tmp_path)
         assert done.code == 0, done
-        assert f"rolled back: pause_ms {fast:.6g} -> 32" in done.out
+        assert f"rolled back: pause_ms {fast:.6g} -> 32; " in done.out
+        assert "goes on to try other values; to have nothing tried: ag06 tune stop" in done.out
         status = (await tune("status", "--json", url=store_url, cwd=tmp_path)).json
         assert (status["incumbent"], status["previous"]) == ({"pause_ms": 32.0}, None)
         assert (await tune("stop", url=store_url, cwd=tmp_path)).code == 0
@@ -158,7 +164,7 @@ async def test_without_a_leader_the_command_rolls_back_itself(store_url: str, tm
     await feed(store_url)
     done = await tune("rollback", "--yes", url=store_url, cwd=tmp_path)
     assert done.code == 0, done
-    assert f"rolled back: pause_ms {fast:.6g} -> 32" in done.out
+    assert done.out == f"flow: rolled back: pause_ms {fast:.6g} -> 32\n"
     async with notes(store_url) as (board, log):
         saved, posted, control = await board.saved(), await board.posted(), await board.control()
         assert await log.lead(board.role, "anybody", 1)  # it gave the lead up
@@ -300,6 +306,21 @@ async def test_history_shows_each_window_once_and_what_changed(tmp_path: Path) -
     assert all(row["changed"] == row["config"] for row in windows if row["what"] in ("explore", "b"))
     last = (await tune("history", "-n", 2, "--json", url=url, cwd=tmp_path)).json
     assert [row["what"] for row in last] == ["promoted", "kept"]
+
+
+async def test_history_is_as_narrow_as_what_it_is_read_on(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/e.db"
+    past = Past()
+    past.decided(Decision(kind="rested", config={}, reason="nothing better was found, " * 20 + "\x1b[2Jreally"))
+    await put(url, past)
+    for columns, widest in ((None, 80), (60, 60), (400, 100)):
+        env = {} if columns is None else {"COLUMNS": str(columns)}
+        told = await asyncio.to_thread(ag06, "tune", "history", "--store", url, cwd=tmp_path, env=env)
+        lines = told.out.splitlines()
+        assert widest - 20 < max(map(len, lines)) <= widest
+        assert [line[21:] for line in lines if not line.startswith(" ")] == ["started: pause_ms 32", "rested"]
+        assert "\x1b" not in told.out
+        assert told.out.split()[-1] == "\\x1b[2Jreally"
 
 
 async def test_windows_older_than_the_notes_are_the_trials_of_the_log(tmp_path: Path) -> None:

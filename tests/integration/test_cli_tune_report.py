@@ -101,7 +101,7 @@ async def test_the_report_shows_every_window_every_decision_and_what_it_is_worth
     found = Page(path.read_text())
     fast = past.campaign.incumbent["pause_ms"]
     assert f"pause_ms 32 → {fast:.6g}" in found.text
-    assert f"x {32 / fast:.3g}" in found.text
+    assert f"{32 / fast - 1:+.1%}" in found.text
     titles = [attributes.get("class") for tag, attributes in found.tags if tag == "g"]
     purposes = [entry.purpose for entry in past.history if entry.purpose]
     runs = sum(purpose in ("a", "control", "watch", "rest") for purpose in purposes)

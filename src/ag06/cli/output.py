@@ -69,7 +69,7 @@ def print_table(
     Nothing is ever cut off. Cells of the columns `whole` (ids and names, which are there to be copied) stay on one
     line: a terminal too narrow for that gets a list instead, and what is not a terminal has no width at all.
     """
-    lines = [[_printable(cell) for cell in row] for row in rows]
+    lines = [[printable(cell) for cell in row] for row in rows]
     if not lines:
         say(f"{title}: none")
         return
@@ -87,8 +87,8 @@ def print_table(
     console.print(table)
 
 
-def _printable(cell: object) -> str:
-    """Return a cell as one line that cannot command the terminal."""
+def printable(cell: object) -> str:
+    """Return what is told as one line that cannot command the terminal."""
     text = "" if cell is None else str(cell)
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 

@@ -183,6 +183,8 @@ def rollback(
 ) -> None:
     """Return to what ran before the last promotion, or to the defaults, in all workers; what ran is tried no more.
 
+    Who tunes goes on to try other values; `ag06 tune stop` ends that.
+
     Example: ag06 tune rollback --workflow shop --yes
     """
     from ag06.cli import tune_asking

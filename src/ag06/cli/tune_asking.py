@@ -14,13 +14,14 @@ from ag06.cli.tune_learned import Learned, learned, said
 from ag06.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from ag06.cli.tune_workflow import Tuned
+    from ag06.cli.tune_workflow import Notes, Tuned
     from ag06.ml.board import Mode, Saved
     from ag06.ml.decisions import Decision
 
 _LOOK = 0.25
 _PROBE = 5.0
 """Workers look at the notes about once a second: where none has taken the lead by then, none will."""
+_NOT_TAKEN_UP = "none runs, or AG06_TUNE=off keeps them from looking, or their logs say what is wrong"
 _ASKED = "somebody asked for it, with ag06 tune rollback"
 _LEASE = 60.0
 """Seconds of the lead while this command moves values itself; it gives it up as soon as it is done."""
@@ -67,8 +68,8 @@ async def start(tuned: Tuned, mode: Mode, patience: float) -> Answer:
         if passed - probed >= _PROBE:
             probed = passed
             if await _nobody_leads(tuned):
-                return Answer("no worker took it up: none runs, or AG06_TUNE is off there; the next one that may will")
-    return Answer(f"no worker has told of it within {patience:g} s; see: ag06 tune status", done=False)
+                return Answer(f"no worker took it up: {_NOT_TAKEN_UP}; the next one that may will")
+    return Answer(f"no worker has told of it within {patience:g} s: {_NOT_TAKEN_UP}, or it takes longer", done=False)
 
 
 async def stop(tuned: Tuned, patience: float) -> Answer:
@@ -99,8 +100,19 @@ async def rollback(tuned: Tuned, before: Learned, patience: float) -> Answer:
             finally:
                 await tuned.give_up()
         if saved is not None and saved.rollbacks >= wanted:
-            return Answer(f"rolled back: {said(learned(saved).incumbent, before.incumbent)}")
+            told = f"rolled back: {said(learned(saved).incumbent, before.incumbent)}"
+            return Answer(f"{told}{_tunes_on(await tuned.notes())}")
     return Answer(f"the leader has not rolled back within {patience:g} s; it does at the end of its window", done=False)
+
+
+def _tunes_on(notes: Notes) -> str:
+    """Say so where values go on being tried: whoever rolls back may think that it has come to rest."""
+    leader = notes.leader()
+    if leader is not None and notes.saved is not None and notes.saved.mode == "on":
+        return f"; {leader} goes on to try other values; to have nothing tried: ag06 tune stop"
+    if leader is None and notes.control.mode == "on":
+        return "; the next worker that may will try other values; to have nothing tried: ag06 tune stop"
+    return ""
 
 
 async def _roll_back_here(tuned: Tuned, saved: Saved, wanted: int) -> Saved:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import shutil
+import textwrap
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
+import typer
 
-from ag06.cli.output import print_table, say
-from ag06.cli.tune_learned import changed, said
-from ag06.cli.tune_status import percent
+from ag06.cli.output import printable, say
+from ag06.cli.tune_learned import changed, percent, said
 from ag06.ml.decisions import EVENT_PREFIX, Decision, Kind
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 _SAME = 2.0
 """Seconds between a decision in the notes and its event, at most."""
+_WIDEST = 100
+_INDENT = " " * 21
 _INCUMBENT = ("control", "a", "watch", "rest")
 """Windows of these purposes ran what is known to be good."""
 
@@ -70,7 +74,7 @@ async def history_of(tuned: Tuned, saved: Saved | None) -> History:
     noted = [] if saved is None else saved.history
     recorded = [row async for row in _recorded(tuned)]
     rows = sorted([*recorded, *_missing(recorded, noted)], key=lambda row: row.at)
-    windows = _windows(noted)
+    windows = windows_of(noted)
     since = min((row.at for row in windows), default=float("inf"))
     older = [_as_window(row) for row in rows if row.what == "trial" and row.at < since]
     return History([row for row in rows if row.what != "trial"], [*older, *windows])
@@ -121,7 +125,8 @@ def _missing(recorded: Sequence[Row], noted: Iterable[Entry]) -> list[Row]:
     return found
 
 
-def _windows(noted: Iterable[Entry]) -> list[Row]:
+def windows_of(noted: Iterable[Entry]) -> list[Row]:
+    """Return the windows of some notes, each with the configuration that it ran."""
     found = []
     noted = list(noted)
     known = (entry.decision.before for entry in noted if entry.decision is not None)
@@ -176,10 +181,11 @@ def as_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 
 def print_rows(rows: Sequence[Row], history: History, *, windows: bool) -> None:
-    """Print rows as a table, and say where they are from and what was left out."""
-    table = [(f"{row.moment:%Y-%m-%d %H:%M:%S}", row.what, moved(row), result(row), row.reason) for row in rows]
-    print_table("History", ("when (UTC)", "what", "configuration", "result", "why"), table, whole=("when (UTC)",))
-    told = [f"{len(rows)} of {len(history.decisions) + (len(history.windows) if windows else 0)} rows"]
+    """Print rows, each on as many lines as it needs, and say where they are from and what was left out."""
+    width = min(shutil.get_terminal_size().columns, _WIDEST)
+    for row in rows:
+        typer.echo("\n".join(_lines(row, width)))
+    told = [f"{len(rows)} of {len(history.decisions) + (len(history.windows) if windows else 0)} rows, times in UTC"]
     noted = sum(row.source == "notes" for row in rows if not row.is_window)
     told.append("decisions are the events ag06.optimizer.* of the log")
     if noted:
@@ -189,6 +195,16 @@ def print_rows(rows: Sequence[Row], history: History, *, windows: bool) -> None:
     elif history.windows:
         told.append(f"{len(history.windows)} windows are left out; --all shows them")
     say("; ".join(told))
+
+
+def _lines(row: Row, width: int) -> list[str]:
+    """Return a row as lines: when and what, what it changed, what came of it, and why."""
+    told = "; ".join(part for part in (moved(row), result(row)) if part)
+    first = f"{row.moment:%Y-%m-%d %H:%M:%S}  {row.what}{': ' if told else ''}{told}"
+    return [
+        *textwrap.wrap(printable(first), width, subsequent_indent=_INDENT),
+        *textwrap.wrap(printable(row.reason), width, initial_indent=_INDENT, subsequent_indent=_INDENT),
+    ]
 
 
 def moved(row: Row) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import msgspec
 
 from ag06.errors import ConfigurationError
 from ag06.knob import Knob
-from ag06.ml.score import Score, ScoreValue
+from ag06.ml.score import ScoreValue
 
 if TYPE_CHECKING:
     from ag06.ml.board import Saved
@@ -93,16 +94,6 @@ def learned(saved: Saved) -> Learned:
         ) from error
 
 
-def worth(saved: Saved) -> ScoreValue | None:
-    """Return what the configuration that runs is worth beside the baseline; `None` before that was measured.
-
-    It is that of one window: the middle one, by its p99, of the last few.
-    """
-    if saved.baseline is None or saved.reference is None:
-        return None
-    return Score.parse(saved.score).of(saved.reference, saved.baseline)
-
-
 def changed(config: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what of a configuration is another value than before; all of it where nothing is known of before."""
     if config is None:
@@ -122,3 +113,8 @@ def said(config: Mapping[str, Any] | None, before: Mapping[str, Any] | None = No
 def shown_value(value: object) -> str:
     """Return the value of a knob as people write it."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def percent(score: float) -> str:
+    """Return a score, a logarithm, as people read it: `+12.3%`, `+900.0%`; beyond a thousand times `x 1.2e+03`."""
+    return f"{math.expm1(score):+.1%}" if score < math.log(1000) else f"x {math.exp(min(score, 300.0)):.3g}"

@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 
 from ag06.cli.tune_history import History, Row, moved, result
-from ag06.cli.tune_learned import shown_value
-from ag06.cli.tune_status import percent
+from ag06.cli.tune_learned import percent, shown_value
 from ag06.cli.tune_svg import (
     MARGIN_BOTTOM,
     MARGIN_LEFT,

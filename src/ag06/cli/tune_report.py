@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ag06.cli.tune_history import History, Row, moved, result
-from ag06.cli.tune_learned import said, shown_value
+from ag06.cli.tune_learned import percent, said, shown_value
 from ag06.cli.tune_plots import experiments, forest_chart, incumbents, knob_chart, score_chart, window_rows
-from ag06.cli.tune_status import percent
+from ag06.cli.tune_status import kept_is_worth
 from ag06.cli.tune_style import STYLE
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _headline(now: Standing) -> str:
     changes = said(now.known.incumbent, now.known.defaults)
     if not changes:
         return "<p class=lead>The defaults run.</p>"
-    value = None if now.worth is None else now.worth.value
+    value = None if now.worth is None else now.worth.score.value
     gain = "" if value is None else f"<strong>{escape(percent(value))}</strong> beside the baseline: "
     return f"<p class=lead>{gain}{_arrows(changes)}.</p>"
 
@@ -107,13 +107,15 @@ def _arrows(words: str) -> str:
 
 
 def _figures(now: Standing) -> str:
-    saved = now.saved
-    if saved is None or saved.baseline is None or saved.reference is None:
+    saved, found = now.saved, now.worth
+    if saved is None or saved.baseline is None or found is None:
         return _nothing("No baseline was measured yet.")
-    rows = [_figure_row(saved.baseline, saved.reference, *figure) for figure in _FIGURES]
+    if found.window is None:
+        return _nothing(f"What is kept, {kept_is_worth(found)}; the figures of its windows were not saved.")
+    rows = [_figure_row(saved.baseline, found.window, *figure) for figure in _FIGURES]
     table = _table(("", "baseline", "now", "change", ""), [row for row in rows if row], numbers=(1, 2, 3))
-    terms = "" if now.worth is None else "".join(f"<li>{escape(t.explanation)}</li>" for t in now.worth.terms.values())
-    note = "Baseline: before anything was tried. Now: the middle one, by its p99, of the last windows of what runs."
+    terms = "".join(f"<li>{escape(term.explanation)}</li>" for term in found.score.terms.values())
+    note = f"Baseline: before anything was tried. Now: what is kept, {escape(found.of)}."
     return f"{table}<ul class=terms>{terms}</ul><p class=note>{note}</p>"
 
 

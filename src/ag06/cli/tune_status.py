@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ag06.cli.output import age, print_table
-from ag06.cli.tune_learned import Learned, learned, said, shown_value, worth
+from ag06.cli.tune_learned import Learned, learned, percent, said, shown_value
+from ag06.cli.tune_worth import Worth, worth
 
 if TYPE_CHECKING:
     from ag06.cli.tune_workflow import Notes
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ag06.ml.score import ScoreValue
     from ag06.ml.windows import Window
 
-_MIDDLE = ", the middle one of the last windows"
 _NOT_SHOWN = ("ages", "steps")
 
 
@@ -28,6 +27,7 @@ class Standing(msgspec.Struct, frozen=True):
         mode: what was asked for with `ag06 tune`; `None`: each worker's `AG06_TUNE` decides.
         leader: the worker that moves the knobs; `None`: none does.
         state: in a word or a few, `stopped` where no worker leads, `untouched` where none ever did.
+        trial: what is tried in the window that is under way; `None`: nothing is.
     """
 
     workflow: str
@@ -35,8 +35,14 @@ class Standing(msgspec.Struct, frozen=True):
     leader: str | None
     state: str
     known: Learned
-    worth: ScoreValue | None
+    worth: Worth | None
     saved: Saved | None
+    trial: dict[str, Any] | None = None
+
+    @property
+    def on_trial(self) -> dict[str, Any] | None:
+        """What may take the place of what is kept: what is put to the proof, else what is tried for now."""
+        return self.known.candidate or self.trial
 
 
 def standing(workflow: str, notes: Notes) -> Standing:
@@ -44,8 +50,9 @@ def standing(workflow: str, notes: Notes) -> Standing:
     saved, leader = notes.saved, notes.leader()
     if saved is None:
         return Standing(workflow, notes.control.mode, None, "untouched", Learned(), None, None)
-    state = saved.state if leader else "stopped"
-    return Standing(workflow, notes.control.mode, leader, state, learned(saved), worth(saved), saved)
+    state, posted = saved.state if leader else "stopped", notes.posted
+    trial = posted.trial if posted is not None and leader is not None and posted.leader == leader else None
+    return Standing(workflow, notes.control.mode, leader, state, learned(saved), worth(saved), saved, trial)
 
 
 def as_json(now: Standing) -> dict[str, Any]:
@@ -65,11 +72,12 @@ def as_json(now: Standing) -> dict[str, Any]:
         "pinned": known.told.pinned,
         "incumbent": known.told.incumbent,
         "previous": known.told.previous,
+        "trial": now.trial,
         "experiment": msgspec.to_builtins(known.told.experiment),
         "budget": msgspec.to_builtins(known.told.budget),
         "baseline": None if saved is None else figures(saved.baseline),
         "reference": None if saved is None else figures(saved.reference),
-        "worth": msgspec.to_builtins(now.worth),
+        "worth": None if now.worth is None else {**msgspec.to_builtins(now.worth.score), "of": now.worth.of},
         "last_score": msgspec.to_builtins(known.told.last_score),
         "suggestion": None if saved is None else saved.suggestion,
     }
@@ -99,11 +107,11 @@ def print_standing(now: Standing) -> None:
         rows += [
             ("leader", _leader(now, saved)),
             ("score", saved.score),
-            ("what runs is worth", _worth(now.worth, _MIDDLE)),
+            ("what is kept is worth", kept_is_worth(now.worth)),
         ]
         if now.worth is not None:
-            rows += [(f"  {name}", term.explanation) for name, term in now.worth.terms.items()]
-            rows += [("  broken", words) for words in now.worth.broken]
+            rows += [(f"  {name}", term.explanation) for name, term in now.worth.score.terms.items()]
+            rows += [("  broken", words) for words in now.worth.score.broken]
         told = now.known.told
         if told.last_score is not None:
             rows.append(("last window", _worth(told.last_score)))
@@ -118,7 +126,7 @@ def print_standing(now: Standing) -> None:
         rows.append(("suggestion", _suggestion(now, saved.suggestion)))
     print_table(f"Tuning of {now.workflow}", ("what", "now"), rows)
     if now.known.knobs:
-        _print_knobs(now.known)
+        _print_knobs(now.known, now.on_trial)
 
 
 def _state(now: Standing) -> str:
@@ -140,17 +148,15 @@ def _leader(now: Standing, saved: Saved) -> str:
     return f"{now.leader}, mode {saved.mode}; it saved {ago} ago"
 
 
-def _worth(found: ScoreValue | None, of: str = "") -> str:
+def kept_is_worth(found: Worth | None) -> str:
+    """Say what the incumbent is worth, and by which windows."""
     if found is None:
         return "not measured yet"
-    if found.value is None:
-        return f"not known: {found.reason}"
-    return f"{percent(found.value)} beside the baseline{of}"
+    return f"{_worth(found.score)}, {found.of}" if found.of else _worth(found.score)
 
 
-def percent(score: float) -> str:
-    """Return a score, a logarithm, as people read it: `+12.3%`, or `x 12.3` where it is many times as good."""
-    return f"{math.expm1(score):+.1%}" if score < math.log(10) else f"x {math.exp(min(score, 300.0)):.3g}"
+def _worth(found: ScoreValue) -> str:
+    return f"not known: {found.reason}" if found.value is None else f"{percent(found.value)} beside the baseline"
 
 
 def _suggestion(now: Standing, suggestion: dict[str, Any]) -> str:
@@ -160,9 +166,9 @@ def _suggestion(now: Standing, suggestion: dict[str, Any]) -> str:
     return f"{said(changes, {name: now.known.incumbent.get(name) for name in changes})}: {reason}"
 
 
-def _print_knobs(known: Learned) -> None:
-    columns = ["knob", "now", "default", "between"]
-    if known.candidate is not None:
+def _print_knobs(known: Learned, on_trial: dict[str, Any] | None) -> None:
+    columns = ["knob", "kept", "default", "between"]
+    if on_trial is not None:
         columns.insert(2, "on trial")
     rows = []
     for name, knob in known.knobs.items():
@@ -172,15 +178,15 @@ def _print_knobs(known: Learned) -> None:
             else ", ".join(map(str, knob.choices))
         )
         row = [name, shown_value(known.incumbent.get(name)), shown_value(knob.default), between]
-        if known.candidate is not None:
-            row.insert(2, shown_value(known.candidate.get(name)))
+        if on_trial is not None:
+            row.insert(2, shown_value(on_trial.get(name)))
         rows.append(row)
     print_table("Knobs that may move", columns, rows, whole=("knob",))
 
 
 def seen(notes: Notes) -> tuple[object, ...]:
     """Return what changes when there is something new to show."""
-    return (notes.control, notes.leader(), None if notes.saved is None else notes.saved.at)
+    return (notes.control, notes.leader(), notes.posted, None if notes.saved is None else notes.saved.at)
 
 
 def clock() -> str:
