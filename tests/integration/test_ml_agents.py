@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ag06.ml.board import Board, Control, Saved
+from ag06 import Event, Knob
+from ag06.ml.board import Board, Control, Posted, Saved
 from ag06.ml.campaign import Campaign
 from ag06.ml.controls import Controls
 from ag06.ml.tuning import DEFAULT_SCORE
 from flows import until
-from tuning_load import Slow, optimizer_of, state_of
+from tuning_load import Slow, optimizer_of, state_of, workflow_named
 
 
 @pytest.fixture
@@ -67,3 +68,57 @@ async def test_where_nobody_tunes_a_rollback_that_is_over_costs_no_reading_of_al
         await agent.board.ask(Control(rollbacks=2))
         agent.wake()
         await until(lambda: len(reads) > 1)
+
+
+class Release:
+    """A release of a workflow: it says where its knobs begin."""
+
+    def __init__(self, store_url: str, default: int, name: str | None = None) -> None:
+        self.app = workflow_named(store_url, name)
+        self.one = self._knob("one", default)
+        self.other = self._knob("other", default)
+
+        @self.app.step("t")
+        async def work(event: Event) -> None: ...
+
+    def _knob(self, name: str, default: int) -> Knob:
+        return self.app.knob(name, low=1, high=1000, default=default, scale="log", integer=True)
+
+
+@pytest.mark.parametrize("setting", ["manual", "on"])
+async def test_after_an_experiment_the_defaults_of_the_next_release_take_effect_and_what_was_set_stays(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    first = Release(sqlite_url, default=10)
+    async with optimizer_of(monkeypatch) as optimizer, first.app.running():
+        await state_of(optimizer, workflow=first.app.name)
+        first.other.set(20)
+        optimizer.configure(first.app, window=0.05, settle=0.0)
+        await optimizer.ab_testing.run_experiment({"one": 10}, {"one": 30}, timeout=0.2)
+        posted = await optimizer._agents[0].board.posted()
+    assert posted is not None
+    assert (posted.incumbent, posted.trial) == ({"other": 20}, None)
+
+    second = Release(sqlite_url, default=100, name=first.app.name)
+    async with optimizer_of(monkeypatch, setting) as optimizer:
+        optimizer.configure(second.app, window=0.05, settle=0.0)
+        async with second.app.running():
+            await until(lambda: second.other.value == 20)
+            assert second.one.value == 100
+            await state_of(optimizer, leads_here=setting == "on")
+            assert (second.one.value, second.other.value) == (100, 20)
+
+
+async def test_who_follows_moves_what_is_not_named_to_its_own_default(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = Release(sqlite_url, default=10)
+    async with optimizer_of(monkeypatch) as optimizer, release.app.running():
+        await state_of(optimizer, workflow=release.app.name)
+        (agent,) = optimizer._agents
+        await agent.board.post(Posted("another", 1, {"one": 30}, {"one": 40, "other": 50}, hold=60.0))
+        agent.wake()
+        await until(lambda: (release.one.value, release.other.value) == (40, 50))
+        await agent.board.post(Posted("another", 2, {"one": 30}))
+        agent.wake()
+        await until(lambda: (release.one.value, release.other.value) == (30, 10))

@@ -139,13 +139,13 @@ async def test_all_workers_follow_one_of_them_and_another_one_when_it_is_killed(
         os.kill(int(names.pop(leader)), signal.SIGKILL)
         other = await seen.posted(other_than=leader)
         assert time.monotonic() - began < SECONDS, "a lease and a look are some seconds here"
-        assert other.incumbent == {"cost": 32}
+        assert other.incumbent == {}, "the default needs no mention"
         await until(lambda: followed(worker, set(names.values()), notes), 2 * SECONDS)
         published = set(seen.published)
         await until(lambda: published <= {words[1] for words in worker.notes("done")}, 2 * SECONDS)
         assert await worker.terminate() == 0
         last = await seen.posted()
-        assert (last.trial, last.incumbent) == (None, {"cost": 32}), "a shutdown leaves what is known to be good"
+        assert (last.trial, last.incumbent) == (None, {}), "a shutdown leaves what is known to be good"
 
 
 async def test_what_a_killed_leader_tried_does_not_run_again_and_what_it_learned_goes_on(

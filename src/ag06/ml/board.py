@@ -24,8 +24,8 @@ class Posted(msgspec.Struct, frozen=True):
 
     Attributes:
         leader, number: who posted it, and which of its notes it is.
-        incumbent: what is known to be good.
-        trial: what is tried for now; `None`: the incumbent.
+        incumbent: what is known to be good, as far as it differs from the defaults that the leader's code declares.
+        trial: what is tried for now, the values of all knobs; `None`: the incumbent.
         hold: seconds after which a trial that nobody replaced is over: its leader is gone.
     """
 

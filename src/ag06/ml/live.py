@@ -92,6 +92,12 @@ class Live:
         """What runs when nothing is tried."""
         return self.controls.now if self._standing is None else dict(self._standing)
 
+    @property
+    def departures(self) -> Config:
+        """What of it is not as declared: this alone is posted, so that the defaults of a later release take effect."""
+        knobs = self.controls.knobs
+        return {name: value for name, value in self.incumbent.items() if value != knobs[name].default}
+
     def trials(self, guardrails: Guardrails) -> Trials:
         """Return what runs windows within `guardrails`."""
         return Trials(self.collector, self.apply, self.timing, guardrails)
@@ -108,8 +114,12 @@ class Live:
         await self._post(dict(config) if tried else None)
 
     def follow(self, posted: Posted, *, tries: bool) -> None:
-        """Move the knobs to what another worker posted: what it tries, or what it knows to be good."""
-        self.controls.follow(posted.incumbent)
+        """Move the knobs to what another worker posted: what it tries, or what it knows to be good.
+
+        Those that it does not name go to their defaults, which are those of this process's own release.
+        """
+        defaults = {name: knob.default for name, knob in self.controls.knobs.items()}
+        self.controls.follow({**defaults, **posted.incumbent})
         self._standing = None
         if tries and posted.trial is not None:
             incumbent = self.incumbent
@@ -123,7 +133,7 @@ class Live:
         self._number += 1
         timing = self.timing
         hold = 2 * (timing.settle + timing.window * timing.longest) + 10
-        note = Posted(self.running.worker, self._number, self.incumbent, trial, hold)
+        note = Posted(self.running.worker, self._number, self.departures, trial, hold)
         try:
             async with asyncio.timeout(PATIENCE):
                 await self.board.post(note)
