@@ -25,6 +25,7 @@ from ag06.cli.tune_workflow import Notes
 from ag06.knob import Knob
 from ag06.ml.board import Control, Saved
 from ag06.ml.decisions import Decision
+from ag06.ml.measures import MEASURES
 from commands import ag06
 from tuning_past import Past, put
 
@@ -164,6 +165,24 @@ def test_what_is_not_known_yet_is_said() -> None:
     assert "No knob may be moved" in found.text
     assert "Nothing was decided yet" in found.text
     assert "The defaults run." in found.text
+
+
+def test_times_of_a_second_and_more_are_in_seconds() -> None:
+    past = Past().until_kept()
+    slow = msgspec.structs.replace(past.saved().reference, latency_p99_ms=15_400.0)
+    assert "15.4 s" in told(past.saved(reference=slow), History([], [])).text
+    assert MEASURES["p99"].said(15_400.0) == "15.4s"
+    assert MEASURES["p99"].said(2_345_678.0) == "2,346s"
+    assert MEASURES["p99"].said(999.4) == "999ms"
+
+
+async def test_charts_are_legible_on_a_narrow_screen(written: tuple[Past, Path]) -> None:
+    text = written[1].read_text()
+    assert "figure{margin:0;overflow-x:auto" in text
+    narrowest = {"figure svg": (50, 960), ".pair figure svg": (25, 468)}
+    for where, (rem, drawn) in narrowest.items():
+        assert f"\n{where}{{min-width:{rem}rem" in text
+        assert rem * 16 / drawn * 12 >= 10  # the size of letters, in pixels
 
 
 def test_a_long_past_is_cut_to_what_can_be_read() -> None:

@@ -128,7 +128,13 @@ def _figure_row(before: Window, after: Window, name: str, field: str, unit: str,
         old, new = old * 100, new * 100
     change = new / old - 1 if old else 0.0
     verdict = "" if more is None or abs(change) < _NOTABLE else "better" if (change > 0) == more else "worse"
-    return name, f"{_number(old)}{unit}", f"{_number(new)}{unit}", f"{change:+.0%}" if old else "", verdict
+    return name, _amount(old, unit), _amount(new, unit), f"{change:+.0%}" if old else "", verdict
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == " ms" and value >= 1000:
+        value, unit = value / 1000, " s"
+    return f"{_number(value)}{unit}"
 
 
 def _number(value: float) -> str:

@@ -22,15 +22,18 @@ section{background:var(--card);border:1px solid var(--rule);border-radius:10px;p
 margin-top:1.25rem}
 .note,.nothing{color:var(--soft);font-size:.87rem;margin:0 0 .75rem}
 .terms{color:var(--soft);font-size:.87rem;padding-left:1.1rem;margin:.75rem 0}
-figure{margin:0}
+figure{margin:0;overflow-x:auto;overflow-y:hidden}
 figcaption{font-size:.87rem;margin-bottom:.25rem}
 figcaption span{color:var(--soft);margin-left:.5rem}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1.25rem}
+.pair figure{min-width:0}
 svg{display:block;width:100%;height:auto;overflow:visible}
+figure svg{min-width:50rem}
+.pair figure svg{min-width:25rem;max-width:36rem}
 .legend{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;list-style:none;padding:0;margin:0 0 .5rem;font-size:.82rem;
 color:var(--soft)}
 .legend li{display:flex;align-items:center;gap:.4rem}
-.legend svg{width:14px;height:14px;flex:none}
+.legend svg{min-width:0;width:14px;height:14px;flex:none}
 .swatch-line{width:1.4rem;border-top:2.5px solid var(--runs)}
 .swatch-band{width:1.2rem;height:.8rem;background:var(--band);border-radius:2px}
 text{font-size:12px;fill:var(--soft);font-family:inherit}

@@ -42,6 +42,8 @@ class Measure(msgspec.Struct, frozen=True):
         """Return a value in words, without the name."""
         if self.unit == "share":
             return f"{value * 100:.3g}%"
+        if self.unit == "ms" and value >= 1000:
+            return f"{value / 1000:,.0f}s" if value >= 1e6 else f"{value / 1000:.3g}s"
         return f"{value:,.0f}{self.unit}" if value >= 1000 else f"{value:.3g}{self.unit}"
 
     def parse(self, text: object) -> float:
