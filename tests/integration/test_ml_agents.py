@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pytest
 
 from ag06 import Event, Knob
 from ag06.ml.board import Board, Control, Posted, Saved
-from ag06.ml.campaign import Campaign
+from ag06.ml.campaign import Campaign, Plan
 from ag06.ml.controls import Controls
+from ag06.ml.decisions import Decision
 from ag06.ml.tuning import DEFAULT_SCORE
-from flows import until
-from tuning_load import Slow, optimizer_of, state_of, workflow_named
+from flows import SECONDS, until
+from tuning_load import FAST, Load, Slow, optimizer_of, state_of, workflow_named
 
 
 @pytest.fixture
@@ -122,3 +124,34 @@ async def test_who_follows_moves_what_is_not_named_to_its_own_default(
         await agent.board.post(Posted("another", 2, {"one": 30}))
         agent.wake()
         await until(lambda: (release.one.value, release.other.value) == (30, 10))
+
+
+async def test_a_shutdown_ends_a_users_experiment_though_the_optimizer_waits_for_it(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holds, promoted = asyncio.Event(), asyncio.Event()
+
+    def promote(self: Campaign, plan: Plan, score: float | None, breach: str | None = None) -> list[Decision]:
+        if holds.is_set():
+            self._now.incumbent = {**self.incumbent, "cost": 4.0}
+            loop.call_soon_threadsafe(promoted.set)
+        return []
+
+    async def experiment() -> None:
+        """As a user's does, it holds the knobs until it is over, or the workflow is."""
+        async with agent.live.moving:
+            holds.set()
+            await asyncio.wait_for(agent.live.over.wait(), SECONDS / 4)
+
+    loop, flow = asyncio.get_running_loop(), Slow(sqlite_url)
+    monkeypatch.setattr(Campaign, "record", promote)
+    async with optimizer_of(monkeypatch) as optimizer:
+        async with flow.app.running(), Load(flow.app):
+            await optimizer.start(flow.app, **FAST, surrogate=False)
+            await state_of(optimizer, leads_here=True)
+            (agent,) = optimizer._agents
+            await until(lambda: agent.loop is not None and agent.loop.baseline is not None)
+            experimenting = asyncio.create_task(experiment())
+            await asyncio.wait_for(promoted.wait(), SECONDS)
+            await until(lambda: agent.live.moving._waiters)
+        await experimenting

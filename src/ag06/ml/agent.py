@@ -222,6 +222,9 @@ class Agent:
         keeping = asyncio.create_task(self.live.lead.keep(), name="ag06 optimizer's lead")
         try:
             await asyncio.wait([tuning, keeping], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self.live.over.set()  # the loop may itself wait for an experiment of the user's, which is to end too
+            raise
         finally:
             await end(tuning, keeping)
         failed = None if tuning.cancelled() else tuning.exception()
