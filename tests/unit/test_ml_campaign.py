@@ -490,7 +490,8 @@ def test_a_lone_choice_is_found_and_kept() -> None:
 
 @pytest.mark.parametrize("restarts", [0, MOST_RESTARTS])
 def test_a_contradiction_makes_exploring_longer_but_not_for_ever(restarts: int) -> None:
-    driver = Driver(Campaign(ONE, pace=Pace(explore=60), surrogate=True), uphill, noise=0.01)
+    # A slight slope: a large gain would be put to the proof before.
+    driver = Driver(Campaign(ONE, pace=Pace(explore=60), surrogate=True), lambda config: uphill(config) / 8, noise=0.01)
     for _ in range(34):
         driver.window()
     state = driver.campaign.state()
@@ -652,3 +653,19 @@ def test_what_runs_already_is_where_it_begins_and_a_rollback_leads_to_the_defaul
     assert Campaign.restore(json.loads(json.dumps(campaign.state()))).incumbent == campaign.incumbent
     campaign.roll_back("asked for")
     assert campaign.incumbent == Campaign(KNOBS).incumbent
+
+
+def test_a_large_gain_is_put_to_the_proof_after_half_of_the_exploring_and_a_small_one_is_not() -> None:
+    large = Driver(Campaign(ONE, pace=Pace(explore=40), surrogate=True), uphill)
+    large.until("experiment", most=24)
+    small = Driver(Campaign(ONE, pace=Pace(explore=40), surrogate=True), lambda config: uphill(config) / 8)
+    for _ in range(36):
+        small.window()
+    assert small.campaign.experiment is None
+
+
+def test_what_is_put_to_the_proof_leaves_alone_what_does_nothing() -> None:
+    driver = Driver(Campaign(KNOBS, pace=SHORT, surrogate=True), uphill)
+    tried = driver.until("experiment").config
+    assert tried["concurrency"] != DEFAULTS["concurrency"]
+    assert (tried["wait"], tried["codec"]) == (DEFAULTS["wait"], DEFAULTS["codec"])

@@ -14,6 +14,7 @@ import msgspec
 
 from ag06.errors import ConfigurationError
 from ag06.knob import Knob
+from ag06.ml.candidate import is_clear, simplest
 from ag06.ml.decisions import Decision, Kind, bounded
 from ag06.ml.experiment import Experiment
 from ag06.ml.pace import LONGEST_REST, Pace
@@ -28,6 +29,8 @@ LOST = math.log(0.7)
 """What a trial that broke a guardrail counts as, at most: 30% worse than what runs when nothing is tried."""
 MOST = 300.0
 """Scores beyond it, a logarithm, count as it: the exponential of more is no use to an experiment."""
+LEAST_EXPLORED = 16
+"""Windows of exploring at least, however clear it looks."""
 AFTER_REJECTION = 20
 """Windows of exploring before another experiment, where one found nothing."""
 MOST_REJECTIONS = 2
@@ -246,9 +249,17 @@ class Campaign:
             if now.restarts < MOST_RESTARTS:
                 now.restarts += 1
                 now.explored = min(now.explored, self._pace.explore // 2)
-        if now.explored >= self._pace.explore:
+        if now.explored >= self._pace.explore or self._may_hurry():
             told.append(self._conclude())
         return told
+
+    def _may_hurry(self) -> bool:
+        """Whether half of the exploring was enough: a large gain need not wait for its proof."""
+        now, best = self._now, self.promising
+        least = max(self._pace.explore // 2, LEAST_EXPLORED)
+        if best is None or now.rejections or now.restarts or now.explored < least or now.explored % 4:
+            return False
+        return is_clear(best, self.incumbent, self.tuner)
 
     def _clear_up(self, score: float | None) -> list[Decision]:
         """See by a window of the incumbent whether a trial measured nothing by its own fault."""
@@ -272,7 +283,9 @@ class Campaign:
     def _conclude(self) -> Decision:
         """Put the best to the proof, or rest."""
         now, best = self._now, self.promising
-        if best is None or now.rejections >= MOST_REJECTIONS:
+        if best is not None:
+            best = simplest(best, self.incumbent, self.tuner, self._knobs)
+        if best is None or best in now.rejected or now.rejections >= MOST_REJECTIONS:
             return self._go_to_rest()
         now.experiments += 1
         self.experiment = Experiment(
