@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ag06.cli.output import progress
-from ag06.cli.tune_learned import Learned, learned, said
+from ag06.cli.tune_learned import Learned, changed, learned, said
 from ag06.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ async def _roll_back_here(tuned: Tuned, saved: Saved, wanted: int) -> Saved:
         history=[*saved.history, *entries][-HISTORY:],
     )
     await tuned.board.save(saved)
-    await tuned.board.post(Posted(tuned.holder, 1, learned(saved).incumbent))
+    await tuned.board.post(Posted(tuned.holder, 1, changed(learned(saved).incumbent, learned(saved).defaults)))
     for decision in decisions:
         data = {"workflow": tuned.name, "at": now, **msgspec.to_builtins(decision)}
         await tuned.events.persist_event(decision.event_type, SOURCE, data, Priority.LOW, dedup=False)
