@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from ag06 import Event, Knob
+from ag06 import ConfigurationError, Event, Knob
 from ag06.ml.board import Board, Control, Posted, Saved
 from ag06.ml.campaign import Campaign, Plan
 from ag06.ml.controls import Controls
@@ -155,3 +156,49 @@ async def test_a_shutdown_ends_a_users_experiment_though_the_optimizer_waits_for
             await asyncio.wait_for(promoted.wait(), SECONDS)
             await until(lambda: agent.live.moving._waiters)
         await experimenting
+
+
+async def test_a_thread_of_its_own_has_an_optimizer_of_its_own(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = Slow(sqlite_url), Slow(f"{sqlite_url}.other")
+    is_there, may_end = threading.Event(), threading.Event()
+
+    async def run_other() -> None:
+        async with other.app.running():
+            await state_of(optimizer, workflow=other.app.name, leads_here=True)
+            is_there.set()
+            await asyncio.to_thread(may_end.wait)
+
+    async with optimizer_of(monkeypatch, "on") as optimizer:
+        optimizer.configure(window=0.1, surrogate=False)
+        thread = threading.Thread(target=lambda: asyncio.run(run_other()))
+        thread.start()
+        try:
+            assert await asyncio.to_thread(is_there.wait, SECONDS)
+            async with mine.app.running():
+                status = await state_of(optimizer, workflow=mine.app.name, leads_here=True)
+                assert status["workflows"].keys() == {mine.app.name}
+                async with asyncio.timeout(SECONDS):
+                    await optimizer.rollback()
+                    await optimizer.stop()
+                (elsewhere,) = [agent for agent in optimizer._agents if agent.running.workflow is other.app]
+                await until(lambda: elsewhere.loop is None)
+                optimizer.configure(window=0.2)
+                await until(lambda: elsewhere.live.tuning.window == 0.2)
+                assert optimizer.metrics_collector is not elsewhere.live.collector
+                with pytest.raises(ConfigurationError, match=r"'\S+' does not run in this event loop"):
+                    await optimizer.rollback(other.app)
+        finally:
+            may_end.set()
+            await asyncio.to_thread(thread.join)
+
+
+async def test_a_rollback_that_nobody_can_do_is_refused(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = Slow(sqlite_url)
+    async with optimizer_of(monkeypatch) as optimizer:
+        with pytest.raises(ConfigurationError, match=r"no workflow runs in this event loop; call it within"):
+            await optimizer.rollback()
+    async with optimizer_of(monkeypatch, "off") as optimizer, flow.app.running():
+        with pytest.raises(ConfigurationError, match=r"AG06_TUNE is off.*set it to manual or on"):
+            await optimizer.rollback(flow.app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import weakref
 from typing import Any, cast
@@ -65,8 +66,8 @@ class ActiveOptimizer:
         tuning.goal  # noqa: B018 - raises if it cannot be read
         concerned = [
             agent
-            for agent in self._agents_of(workflow)
-            if workflow is not None or agent.running.workflow not in self._tunings
+            for agent in list(self._agents)
+            if (agent.running.workflow not in self._tunings if workflow is None else agent.running.workflow is workflow)
         ]
         declared = [workflow] if workflow is not None and (workflow.steps or workflow.knobs) else []
         for one in (*declared, *(agent.running.workflow for agent in concerned)):
@@ -75,8 +76,13 @@ class ActiveOptimizer:
             self._default = tuning
         else:
             self._tunings[workflow] = tuning
+        here = _loop_here()
         for agent in concerned:
-            agent.adopt()
+            if agent.event_loop is here:
+                agent.adopt()
+            else:
+                with contextlib.suppress(RuntimeError):  # that loop has ended, and the workflow with it
+                    agent.event_loop.call_soon_threadsafe(agent.adopt)
 
     async def start(self, workflow: Workflow | None = None, *, mode: Mode = "on", **options: Any) -> None:
         """Tune a workflow as soon as it runs in this process (`None`: all); `mode="observe"` only suggests.
@@ -100,7 +106,8 @@ class ActiveOptimizer:
     async def stop(self, workflow: Workflow | None = None) -> None:
         """End the optimizer of a workflow in this process (`None`: of all) until `start`; what was proved stays.
 
-        Returns when the knobs stand there. Where `AG06_TUNE` or `ag06 tune start` want it, another worker leads.
+        Returns when the knobs stand there; workflows of other event loops follow by themselves. Where `AG06_TUNE` or
+        `ag06 tune start` want it, another worker leads.
         """
         self._want(workflow, "off")
         await asyncio.gather(*(agent.halt(_PATIENCE) for agent in self._agents_of(workflow)))
@@ -116,12 +123,23 @@ class ActiveOptimizer:
         """Return to what ran before the last promotion, or to the defaults, in all processes of a workflow.
 
         Returns once that is asked for; the leader does it after the window that is under way. Raises `StoreError` where
-        the store cannot be reached.
+        the store cannot be reached, and `ConfigurationError` where there is nothing to ask: no workflow runs in this
+        event loop, or `AG06_TUNE` is off.
         """
-        for agent in self._agents_of(workflow):
+        agents = self._agents_of(workflow)
+        if not agents:
+            raise ConfigurationError(f"rollback: {await self._why_none(workflow)}")
+        for agent in agents:
             control = await agent.board.control()
             await agent.board.ask(msgspec.structs.replace(control, rollbacks=control.rollbacks + 1))
             agent.wake()
+
+    async def _why_none(self, workflow: Workflow | None) -> str:
+        """Say why no optimizer is there to be asked, and what to do."""
+        if await asyncio.to_thread(setting) == "off":
+            return "AG06_TUNE is off, so that the defaults run; set it to manual or on, and start the workflow again"
+        which = "no workflow runs" if workflow is None else f"the workflow {workflow.name!r} does not run"
+        return f"{which} in this event loop; call it within `async with app.running()`, or use `ag06 tune rollback`"
 
     @property
     def metrics_collector(self) -> MetricsCollector:
@@ -146,9 +164,10 @@ class ActiveOptimizer:
 
     async def get_optimization_status(self) -> dict[str, Any]:
         """Return where it stands, JSON-able: that of the workflow that runs here, and of each in `workflows`."""
-        if not self._agents:
+        agents = self._agents_of(None)
+        if not agents:
             return waiting(self._wanted_of_all, await asyncio.to_thread(setting))
-        found = await asyncio.gather(*(status_of(agent) for agent in self._agents))
+        found = await asyncio.gather(*(status_of(agent) for agent in agents))
         return {**found[0], "workflows": {status["workflow"]: status for status in found}}
 
     async def accompany(self, running: Running) -> None:
@@ -184,10 +203,23 @@ class ActiveOptimizer:
         return "AG06_TUNE is off" if off else "no workflow runs in this process"
 
     def _first(self) -> Agent | None:
-        return self._agents[0] if self._agents else None
+        return next(iter(self._agents_of(None)), None)
 
     def _agents_of(self, workflow: Workflow | None) -> list[Agent]:
-        return [agent for agent in self._agents if workflow is None or agent.running.workflow is workflow]
+        """Return those of the event loop that runs here; where none does, of all."""
+        here = _loop_here()
+        return [
+            agent
+            for agent in list(self._agents)
+            if (here is None or agent.event_loop is here) and (workflow is None or agent.running.workflow is workflow)
+        ]
+
+
+def _loop_here() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def setting() -> str:

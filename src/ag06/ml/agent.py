@@ -29,6 +29,7 @@ class Agent:
 
     Attributes:
         live: the workflow.
+        event_loop: the one that it belongs to; nothing here may be awaited in another.
         loop: the `TuningLoop` while this process leads.
         mode: what is to be done, as far as is known; `None`: what was proved before is used.
         problem: what keeps it from leading, in words.
@@ -38,6 +39,7 @@ class Agent:
         """Beside `running`; `tuning` says how this process wants it tuned by now, and `wanted` whether."""
         self.running = running
         self.live = Live(running)
+        self.event_loop = asyncio.get_running_loop()
         self.board = self.live.board
         self.loop: TuningLoop | None = None
         self.mode: Mode | None = None
