@@ -70,7 +70,7 @@ class Committer:
     async def run(self) -> None:
         """Commit until cancelled."""
         clock = asyncio.get_running_loop().time
-        began = 0.0
+        began = clock()
         while True:
             if self._queue:
                 since = began  # nobody has waited longer
