@@ -1,4 +1,4 @@
-"""What the optimizer does when things go wrong around it: a trial leaves trouble behind, an end comes before a beginning."""
+"""What the optimizer does in trouble: a trial leaves some behind, a worker ends before it began, a note is full."""
 
 from __future__ import annotations
 
