@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from ag06 import Workflow
+from ag06 import Event, Workflow
 from ag06.errors import ConfigurationError
 from ag06.ml import Score
 from ag06.ml.controls import Controls
 from ag06.ml.gradient_optimizer import GradientOptimizer, score_of
-from ag06.ml.suggestions import Optimization
-from ag06.ml.windows import Metrics
+from ag06.ml.suggestions import GUESS, Optimization
+from ag06.ml.windows import Metrics, StepFigures
 from made_windows import window
 
 
@@ -53,6 +53,45 @@ async def test_called_again_and_again_it_leads_uphill() -> None:
 
 def json_of(found: list[Optimization]) -> bytes:
     return msgspec.json.encode(found)
+
+
+async def test_one_measurement_is_one_window_and_the_first_one_leads_a_step_aside() -> None:
+    machine = Machine()
+    first, *others = await machine.climb(4, "maximize throughput")
+    assert (first.expected, first.confidence) == (None, 0.5)
+    assert "a step to the side" in first.reason
+    assert len(first.changes) == 1
+    climb = machine.optimizer._climb
+    assert climb is not None
+    assert climb.tuner is not None
+    assert climb.tuner.windows == 4
+    assert all("after 1 windows" not in one.reason for one in others)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_first_step_aside_is_the_smallest_that_changes_anything(seed: int) -> None:
+    machine = Machine(seed)
+    (first,) = await machine.climb(1, "maximize throughput")
+    assert first.changes in ({"block": 4}, {"block": 16})
+
+
+async def test_a_first_step_of_a_knob_with_two_values_goes_to_the_other_one() -> None:
+    app = Workflow("mixer", store="memory://")
+    app.knob("few", low=1, high=2, default=2, integer=True)
+    optimizer = GradientOptimizer(app, Controls.of(app, ["few"]))
+    assert (await optimizer.optimize(window())).changes == {"few": 1}
+
+
+async def test_where_a_window_shows_by_itself_what_to_do_that_is_the_first_step() -> None:
+    app = Workflow("fetcher", store="memory://")
+
+    @app.step("page")
+    async def get(event: Event[Any]) -> None: ...
+
+    seen = window(cpu_percent=5.0, steps={"fetcher.get": StepFigures(1_000, 0, 10.0, 10.0, 95.0, 95.0, 0)})
+    found = await GradientOptimizer(app, Controls.of(app)).optimize(seen)
+    assert found.changes == {"get.concurrency": 20}
+    assert (found.expected, found.confidence) == (None, GUESS)
 
 
 async def test_it_suggests_and_moves_nothing_by_itself() -> None:

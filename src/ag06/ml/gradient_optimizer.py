@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping
+from random import Random
 from typing import Any, TypeAlias
 
 import msgspec
@@ -14,14 +15,19 @@ from ag06.ml.campaign import MOST
 from ag06.ml.controls import Controls
 from ag06.ml.measures import MEASURES, measure_named
 from ag06.ml.score import Score
+from ag06.ml.space import Config, Space
+from ag06.ml.spsa import REACH
 from ag06.ml.suggestions import Optimization, expected_of, suggest
 from ag06.ml.tuner import Tuner
 from ag06.ml.windows import Metrics
 from ag06.runtime.workflow import Workflow
 
 Target: TypeAlias = Metrics | Mapping[str, Any] | Score | str | None
-_FIRST = 3
-"""Before so many windows the tuner asks for the defaults: the first figures count for all of them."""
+_FIRST = 2
+"""Before so many windows there is nothing to compare, and the tuner asks for the defaults."""
+_REACHES = (REACH, 3 * REACH, 1.0)
+"""How far a first step goes, as a share of a knob's range: the first that leads to another value."""
+_TO_THE_SIDE = "a step to the side, to see which way is up"
 
 
 class GradientOptimizer:
@@ -78,21 +84,33 @@ class GradientOptimizer:
         """Return the next step uphill."""
         now = self._controls.now
         tuner.tell(now, score)
-        while (config := tuner.ask()) == now and tuner.windows < _FIRST:
-            tuner.tell(now, score)
-        if tuner.windows <= _FIRST:
+        if tuner.windows < _FIRST:
             hint = suggest(workflow, self._controls, metrics, None)
-            if hint.changes:
-                return hint
+            return hint if hint.changes else Optimization(self._aside(now), None, 0.5, _TO_THE_SIDE)
+        config = tuner.ask()
         changes = {name: value for name, value in config.items() if now[name] != value}
         if not changes:
             return Optimization({}, None, 0.0, f"nothing better is known after {tuner.windows} windows")
         found = tuner.predict(config, beside=now)
         if found is None:
-            return Optimization(changes, None, 0.5, "a step to the side, to see which way is up")
+            return Optimization(changes, None, 0.5, _TO_THE_SIDE)
         expected = expected_of(found)
         reason = f"uphill after {tuner.windows} windows: {expected:+.1%} expected, give or take {found.deviation:.0%}"
         return Optimization(changes, expected, found.confidence, reason)
+
+    def _aside(self, now: Config) -> Config:
+        """Return a small change of one knob, whichever: nothing is known of any, and two windows tell what it did."""
+        random = Random(f"{self._seed}")  # noqa: S311 - nothing secret is drawn
+        space = Space(list(self._controls.knobs.values()))
+        at = dict(zip(now, space.encode(now), strict=True))
+        ways = [(name, side) for name in at for side in (-1, 1)]
+        random.shuffle(ways)
+        for reach in _REACHES:
+            for name, side in ways:
+                value = space.decode(list({**at, name: at[name] + side * reach}.values()))[name]
+                if value != now[name]:
+                    return {name: value}
+        return {}
 
 
 class _Climb(msgspec.Struct):
