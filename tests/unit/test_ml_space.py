@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ag06.errors import ConfigurationError
 from ag06.knob import Knob
-from ag06.ml.space import Space
+from ag06.ml.space import Space, described
 
 KNOBS = [
     Knob("concurrency", low=1, high=256, default=10, scale="log", integer=True),
@@ -134,6 +134,9 @@ def test_a_configuration_that_does_not_fit_is_refused_by_name(config: Any, words
         ([], (), "give one or more"),
         ([KNOBS[0], Knob("concurrency", low=0, high=1, default=0)], (), "each name once"),
         (["concurrency"], (), "'concurrency' is no Knob"),
+        (KNOBS[0], (), "give a list of them"),
+        ("concurrency", (), "give a list of them"),
+        (None, (), "give a list of them"),
         (KNOBS, {"depth": 1}, "unknown knob 'depth'"),
         (KNOBS, ["depth"], "unknown knob 'depth'"),
         (KNOBS, "codec", "collection of names"),
@@ -144,3 +147,10 @@ def test_a_configuration_that_does_not_fit_is_refused_by_name(config: Any, words
 def test_knobs_and_pins_that_make_no_sense_are_refused(knobs: Any, pinned: Any, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         Space(knobs, pinned)
+
+
+@pytest.mark.parametrize("knob", KNOBS, ids=lambda knob: knob.name)
+def test_a_knob_is_declared_again_by_its_description_which_is_json(knob: Knob) -> None:
+    again = Knob(**json.loads(json.dumps(described(knob))))
+    assert (described(again), again.value) == (described(knob), knob.default)
+    assert Space([again]).default == Space([knob]).default

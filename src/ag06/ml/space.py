@@ -83,7 +83,23 @@ class Space:
             raise ConfigurationError(f"unknown knob {unknown[0]!r}; the knobs are {', '.join(self.knobs)}")
 
 
+def described(knob: Knob) -> dict[str, Any]:
+    """Return what declares a knob, as plain JSON: `Knob(**described(knob))` is one like it, without its setter."""
+    if knob.choices is not None:
+        return {"name": knob.name, "choices": list(knob.choices), "default": knob.default}
+    return {
+        "name": knob.name,
+        "low": knob.low,
+        "high": knob.high,
+        "default": knob.default,
+        "scale": knob.scale,
+        "integer": knob.integer,
+    }
+
+
 def _by_name(knobs: Sequence[Knob]) -> dict[str, Knob]:
+    if isinstance(knobs, (Knob, str)) or not isinstance(knobs, Collection):
+        raise ConfigurationError(f"knobs={knobs!r}: give a list of them, such as [Knob(name, low=, high=, default=)]")
     wrong = [knob for knob in knobs if not isinstance(knob, Knob)]
     if wrong:
         raise ConfigurationError(f"knobs: {wrong[0]!r} is no Knob; use ag06.ml.Knob(name, low=, high=, default=)")

@@ -15,7 +15,7 @@ from ag06.errors import ConfigurationError, InvalidMetric
 from ag06.knob import Knob
 from ag06.ml.scores import SCALES, Scale, levelled
 from ag06.ml.search import Search, Window
-from ag06.ml.space import Config, Position, Space
+from ag06.ml.space import Config, Position, Space, described
 from ag06.ml.spsa import SpsaSearch
 
 REMEMBERED = 150
@@ -181,7 +181,7 @@ class Tuner:
         """Return all that was learned as plain JSON, for `Tuner.restore`."""
         return {
             "version": _VERSION,
-            "knobs": [_described(knob) for knob in self._space.knobs.values()],
+            "knobs": [described(knob) for knob in self._space.knobs.values()],
             "seed": self._seed,
             "pinned": dict(self._space.pinned),
             "scale": self._scale,
@@ -251,16 +251,3 @@ def _search(space: Space, surrogate: bool | None) -> Search:
             f"tuner: scikit-learn cannot be imported ({error}); pip install 'ag06[ml]', or leave surrogate= out"
         ) from error
     return GaussianSearch(space)
-
-
-def _described(knob: Knob) -> dict[str, Any]:
-    if knob.choices is not None:
-        return {"name": knob.name, "choices": list(knob.choices), "default": knob.default}
-    return {
-        "name": knob.name,
-        "low": knob.low,
-        "high": knob.high,
-        "default": knob.default,
-        "scale": knob.scale,
-        "integer": knob.integer,
-    }
