@@ -95,16 +95,31 @@ def _run(system: System, seed: int, kept: Config, told: Counter[str], lower: int
 
 def runs(families: Sequence[str], seeds: Sequence[int], pace: Pace, output: Path | None, **how: Any) -> Iterator[Run]:
     """Yield each run; those that `output` has are taken from there, the others are added to it at once."""
-    kept = output.read_text().splitlines() if output is not None and output.exists() else []
-    done = {(one.family, one.seed): one for one in (Run(**json.loads(line)) for line in kept)}
+    options = {"windows": WINDOWS, "pace": msgspec.to_builtins(pace), **how}
+    done = {(one.family, one.seed): one for one in _written(output, options)}
     for seed in seeds:
         for family in families:
             if (family, seed) not in done:
                 found = done[family, seed] = run(family, seed, pace, **how)
                 if output is not None:
                     with output.open("a") as lines:
-                        lines.write(json.dumps(asdict(found)) + "\n")
+                        lines.write(json.dumps({**asdict(found), "options": options}) + "\n")
             yield done[family, seed]
+
+
+def _written(output: Path | None, options: dict[str, Any]) -> Iterator[Run]:
+    """Yield the runs of a file; it ends here where one was made with other options, which a table must not mix."""
+    if output is None or not output.exists():
+        return
+    for number, line in enumerate(output.read_text().splitlines(), 1):
+        told = json.loads(line)
+        made_with = told.pop("options", None)
+        if made_with != options:
+            raise SystemExit(
+                f"{output}, line {number}: a run with the options {made_with}, and these are {options}; "
+                "give another --output, or remove the file"
+            )
+        yield Run(**told)
 
 
 def summary(found: Sequence[Run]) -> dict[str, Any]:
