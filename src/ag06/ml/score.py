@@ -207,8 +207,7 @@ def _term(goal: _Goal, window: Metrics, baseline: Metrics) -> Term | str:
     value, before = values
     ratio = math.log(value) - math.log(before)
     contribution = goal.weight * (ratio if goal.maximize else -ratio)
-    change = math.expm1(ratio) if ratio < math.log(10) else math.inf
-    told = f"{change:+.1%}" if math.isfinite(change) else "over ten times as much"
+    told = f"{math.expm1(ratio):+.1%}" if ratio < math.log(1000) else "over a thousand times as much"
     words = (
         f"{measure.name} {measure.said(value)}, baseline {measure.said(before)}: {told}, "
         f"{'more' if goal.maximize else 'less'} is better: {contribution:+.3f}"
