@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from ag06.errors import ConfigurationError
+from ag06.ml.measures import measure_named
 from ag06.ml.score import Score
 from ag06.ml.windows import Window
 
@@ -17,6 +18,7 @@ CHANCE = 1e-4
 """How likely one look takes chance for a breach, where events are late or fail independently of each other."""
 BAD_SLICES = 3
 """So many slices between looks must be bad by themselves: one pause of the machine is no fault of a configuration."""
+_P99 = measure_named("p99")
 _LATE = 0.01
 """The share of events that are above the 99th percentile."""
 _SLOWER = 1.2
@@ -95,8 +97,8 @@ class Guardrails(msgspec.Struct, frozen=True):
         if limit is not None and above_chance(late := window.later_than(limit), window.events, _LATE):
             p99 = window.latency_p99_ms or 0.0
             words = (
-                f"{late} of {window.events} events were later than {limit:.3g} ms, {self.p99_factor:g} times the p99 of"
-                f" the baseline; p99 is {p99:.3g} ms"
+                f"{late} of {window.events} events were later than {_P99.said(limit)}, {self.p99_factor:g} times the"
+                f" p99 of the baseline; p99 is {_P99.said(p99)}"
             )
             found.append(Breach("p99", p99, limit, words))
         share = self.error_limit(baseline)
