@@ -114,6 +114,8 @@ async def test_a_second_cancellation_while_it_shuts_down_leaves_no_server_and_no
     assert app.name not in observability.health._phases
     with pytest.raises(ConnectionRefusedError):
         await get(f"{await url}/health/live")
+    async with app.running() as worker:  # it may run again, since it closed its store too
+        assert worker is not None
 
 
 @pytest.fixture

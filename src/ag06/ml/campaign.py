@@ -19,7 +19,7 @@ from ag06.ml.decisions import Decision, Kind, bounded
 from ag06.ml.experiment import Experiment
 from ag06.ml.pace import LONGEST_REST, Pace
 from ag06.ml.shift import Shift
-from ag06.ml.space import Config, Space
+from ag06.ml.space import Config, Space, described
 from ag06.ml.tuner import Tuner
 
 Phase = Literal["explore", "experiment", "watch", "rest"]
@@ -447,17 +447,3 @@ class Campaign:
         standing.before = [check(config) for config in standing.before]
         standing.rejected = [check(config) for config in standing.rejected]
         self._now = standing
-
-
-def described(knob: Knob) -> dict[str, Any]:
-    """Return the declaration of a knob as plain JSON: the arguments of `Knob`."""
-    if knob.choices is not None:
-        return {"name": knob.name, "choices": list(knob.choices), "default": knob.default}
-    return {
-        "name": knob.name,
-        "low": knob.low,
-        "high": knob.high,
-        "default": knob.default,
-        "scale": knob.scale,
-        "integer": knob.integer,
-    }

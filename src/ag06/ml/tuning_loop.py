@@ -16,11 +16,12 @@ import msgspec
 from ag06.errors import AG06Error, ConfigurationError, StoreError
 from ag06.ml.board import Control, Entry, Mode, Saved
 from ag06.ml.budget import Budget
-from ag06.ml.campaign import Campaign, Plan, described
+from ag06.ml.campaign import Campaign, Plan
 from ag06.ml.decisions import Decision
 from ag06.ml.live import PATIENCE, Live
 from ag06.ml.optimizer_status import told_by
 from ag06.ml.references import References
+from ag06.ml.space import described
 from ag06.ml.suggestions import suggest
 from ag06.ml.trial import Trial
 from ag06.ml.uninterrupted import completed, end

@@ -397,10 +397,12 @@ class Workflow:
                 monitor.stopping()
                 await worker.stop(self.grace)
         finally:
-            await monitor.close()
-            self._monitor = None
-            self._worker, self._running = None, False
-            await self.events.close()
+            try:
+                await monitor.close()
+            finally:
+                self._monitor = None
+                self._worker, self._running = None, False
+                await self.events.close()
 
     async def _ready(self) -> _Ready:
         """Do all that asks the store before there are tasks that wait for it by themselves."""
