@@ -99,7 +99,7 @@ async def test_a_history_that_a_note_has_no_room_for_is_cut_and_the_optimizer_go
     flow = Slow(sqlite_url)
     async with optimizer_of(monkeypatch) as optimizer, flow.app.running(), Load(flow.app):
         await optimizer.start(flow.app, **FAST)
-        await decided(flow.app, "kept")
+        await decided(flow.app, "trial", 10)
         status = await optimizer.get_optimization_status()
         saved = await Board(await flow.app.events.log(), flow.app.name).saved()
     assert status["problem"] is None
