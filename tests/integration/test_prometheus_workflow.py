@@ -55,6 +55,8 @@ PUBLISH = f"""
 QUIET = {
     "ag06_workflow_takeovers": "a worker must die",
     "ag06_workflow_experiment_state": "an experiment must run",
+    "ag06_workflow_optimizer_decisions": "the optimizer must decide something",
+    "ag06_workflow_optimizer_score_ratio": "the optimizer must have measured a window",
     "ag06_workflow_label_overflow": "a metric must have a thousand label sets",
     "ag06_workflow_breaker_refused": "a breaker must open",
     "ag06_workflow_worker_restarts": "a worker must die",
