@@ -29,7 +29,6 @@ from ag06.monitoring import instruments
 
 IDLE_WINDOWS = 3
 """So many windows in a row that measure nothing end an experiment."""
-_LOSS = 0.6
 
 Unit = Literal["window", "subject"]
 FindLive = Callable[[], Awaitable[Live | str]]
@@ -192,9 +191,8 @@ class _Run:
             await completed(live.apply(before))
 
     async def _windows(self, before: Config) -> None:
-        rails = self._live.tuning.guardrails
-        worst = None if rails.worst_loss is None else max(rails.worst_loss, _LOSS)
-        trials = self._live.trials(msgspec.structs.replace(rails, score=self._goal, worst_loss=worst))
+        rails = self._live.tuning.guardrails.for_experiment()
+        trials = self._live.trials(msgspec.structs.replace(rails, score=self._goal))
         baseline: Window | None = None
         while self._experiment.running and self._ended is None:
             if baseline is None:

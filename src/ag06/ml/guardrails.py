@@ -18,6 +18,8 @@ CHANCE = 1e-4
 """How likely one look takes chance for a breach, where events are late or fail independently of each other."""
 BAD_SLICES = 3
 """So many slices between looks must be bad by themselves: one pause of the machine is no fault of a configuration."""
+EXPERIMENT_LOSS = 0.6
+"""The share of the score that is too much to lose in an experiment as well."""
 _P99 = measure_named("p99")
 _LATE = 0.01
 """The share of events that are above the 99th percentile."""
@@ -70,6 +72,12 @@ class Guardrails(msgspec.Struct, frozen=True):
     def check(self, window: Window, baseline: Window) -> list[Breach]:
         """Return what a window that is over broke, beside the baseline."""
         return self.noisy(window, baseline) + self.at_once(window, baseline) + self._loss(window, baseline)
+
+    def for_experiment(self) -> Guardrails:
+        """Return milder ones for an experiment, whose test finds losses: only a large one ends it at once."""
+        if self.worst_loss is None:
+            return self
+        return msgspec.structs.replace(self, worst_loss=max(self.worst_loss, EXPERIMENT_LOSS))
 
     def watch(self, baseline: Window) -> Watch:
         """Begin to watch a window that is under way."""

@@ -40,8 +40,6 @@ HOLD = 10
 """Windows in which nothing is tried because what runs does worse than it used to; then that is how it is."""
 _IDLE_SECONDS = 1.0
 T = TypeVar("T")
-_EXPERIMENT_LOSS = 0.6
-"""In an experiment a loss is found by its test; only one of this size ends it at once."""
 
 
 class TuningLoop:
@@ -82,12 +80,9 @@ class TuningLoop:
         tuning = live.tuning
         self.score = tuning.goal
         self.budget = Budget(tuning.share, tuning.worst_loss)
-        rails = tuning.guardrails
-        milder = msgspec.structs.replace(
-            rails, worst_loss=None if rails.worst_loss is None else max(rails.worst_loss, _EXPERIMENT_LOSS)
-        )
-        self._exploring = live.trials(msgspec.structs.replace(rails, score=self.score))
-        self._proving = live.trials(msgspec.structs.replace(milder, score=self.score))
+        rails = msgspec.structs.replace(tuning.guardrails, score=self.score)
+        self._exploring = live.trials(rails)
+        self._proving = live.trials(rails.for_experiment())
         self._references = References()
         self._rollbacks = 0
         self._kept: dict[str, Any] = {}  # what an earlier leader learned, where this one only looks
