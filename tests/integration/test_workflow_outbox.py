@@ -6,9 +6,11 @@ import asyncio
 import datetime as dt
 from typing import Any
 
+import msgspec
 import pytest
 
 from ag06 import Context, Event, InvalidEvent, Priority, Retry, StepFailed, Workflow
+from ag06.persistence.admission import Admission
 from flows import SECONDS, letters, said, stored
 
 
@@ -151,6 +153,61 @@ async def test_the_id_of_an_output_does_not_depend_on_the_batch_its_cause_was_in
     assert len(together) == 3
     assert together == {event_id: ids for one in alone for event_id, ids in one.items()}
     assert found == {output for ids in together.values() for output in ids}
+
+
+async def test_a_cause_that_is_no_event_of_the_call_is_refused_and_stores_nothing(store_url: str) -> None:
+    app = Workflow("shop", store=store_url)
+    orders: list[Event] = []
+
+    @app.step("order")
+    async def remember(event: Event) -> None:
+        orders.append(event)
+
+    @app.step("payment", retry=Retry(attempts=1))
+    async def join(event: Event, ctx: Context) -> None:
+        await ctx.publish("paid", event.data, cause=orders[0])
+
+    async with app.running():
+        await app.publish("order")
+        await app.drain(SECONDS)
+        for n in range(3):
+            await app.publish("payment", data=n)
+        await app.drain(SECONDS)
+        refused = await letters(app)
+        assert [letter.event.data for letter in refused] == [0, 1, 2]
+        assert {letter.error for letter in refused} == {"InvalidEvent"}
+        assert all(f"cause: is the event {orders[0].id}, not an event of this call" in one.message for one in refused)
+        assert await stored(app, "paid") == []
+
+
+async def test_a_cause_of_the_call_is_known_by_its_id_whatever_a_copy_of_it_contains(store_url: str) -> None:
+    app = Workflow("shop", store=store_url)
+    causes: dict[str, str] = {}
+
+    @app.batch_step("order", max_size=10, max_wait=0.01)
+    async def bill(events: list[Event], ctx: Context) -> None:
+        for event in events:
+            copy = msgspec.structs.replace(event, data="edited", recorded=None, time=dt.datetime.now(dt.UTC))
+            identity = ctx.publish("billed", event.data, cause=copy)
+            causes[identity] = event.id
+            assert identity != ctx.publish("mailed", cause=event)
+
+    async with app.running():
+        for n in range(3):
+            await app.publish("order", data=n)
+        await app.drain(SECONDS)
+        billed = await stored(app, "billed")
+    assert {event.id: event.causation_id for event in billed} == causes
+    assert len(causes) == 3
+
+
+@pytest.mark.parametrize("cause", ["0190b1c5-0000-7000-8000-000000000000", {"id": "x"}, 7])
+async def test_a_cause_that_is_no_event_is_refused(cause: Any) -> None:
+    event = Event(id="e1", type="order", source="shop", data=None, time=dt.datetime.now(dt.UTC))
+    context = Context("shop", "bill", [event], Admission())
+    with pytest.raises(InvalidEvent, match=f"cause: is a {type(cause).__name__}, not an event of this call of 'bill'"):
+        context.publish("billed", cause=cause)
+    assert context.close() == ()
 
 
 async def test_publishing_after_the_call_has_ended_is_an_error_and_stores_nothing(store_url: str) -> None:

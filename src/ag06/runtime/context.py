@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Generator
 from typing import Any
 
-from ag06.errors import StepFailed
+from ag06.errors import InvalidEvent, StepFailed
 from ag06.event import Event, Priority, to_millis
 from ag06.ids import derived_id
 from ag06.monitoring.tracing import TRACING
@@ -34,7 +34,18 @@ class Context:
         taken_over: whether a worker died, or lost its lease, while it held the event.
     """
 
-    __slots__ = ("_admission", "_closed", "_counts", "_events", "_outputs", "attempt", "step", "taken_over", "workflow")
+    __slots__ = (
+        "_admission",
+        "_by_id",
+        "_closed",
+        "_counts",
+        "_events",
+        "_outputs",
+        "attempt",
+        "step",
+        "taken_over",
+        "workflow",
+    )
 
     def __init__(
         self,
@@ -54,6 +65,7 @@ class Context:
         self._admission = admission
         self._outputs: list[Record] | None = None
         self._counts: dict[str, int] = {}
+        self._by_id: dict[str, Event[Any]] | None = None
         self._closed = False
 
     def publish(
@@ -73,14 +85,15 @@ class Context:
 
         It keeps the correlation and the priority of its cause (`cause`, else the event being processed, else the
         first of the batch), and its id follows from (cause, step, how many of this cause came before): a step that runs
-        twice is heard once. `source` is `workflow.step` unless given. Raises `InvalidEvent` as `persist_event` does.
-        Returns the id; awaiting it is allowed and does nothing.
+        twice is heard once. `cause` is an event of this call; another one, of a join for instance, belongs into `data`
+        (two calls with the same foreign cause would give two outputs one id). `source` is `workflow.step` unless given.
+        Raises `InvalidEvent` as `persist_event` does. Returns the id; awaiting it is allowed and does nothing.
         """
         if self._closed:
             raise StepFailed(
                 f"step {self.step!r} published {event_type!r} after its call had ended; nothing was stored"
             )
-        parent = cause or self._events[0]
+        parent = self._events[0] if cause is None else self._own(cause)
         if self._outputs is None:
             self._outputs = []
         ordinal = self._counts.get(parent.id, 0)
@@ -104,6 +117,20 @@ class Context:
         )
         self._counts[parent.id] = ordinal + 1
         return OutputId(identity)
+
+    def _own(self, cause: Event[Any]) -> Event[Any]:
+        """Return the event of this call that has the id of `cause`: a copy may carry other times, which ids follow."""
+        if self._by_id is None:
+            self._by_id = {event.id: event for event in self._events}
+        event_id = cause.id if isinstance(cause, Event) else None
+        own = None if event_id is None else self._by_id.get(event_id)
+        if own is None:
+            named = f"is a {type(cause).__name__}" if event_id is None else f"is the event {event_id}"
+            raise InvalidEvent(
+                "cause",
+                f"{named}, not an event of this call of {self.step!r}; leave it out, or name another event in data",
+            )
+        return own
 
     def close(self) -> tuple[Record, ...]:
         """End the call: return what was published; publishing later is an error. For the runtime."""
