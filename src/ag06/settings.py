@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import tomllib
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
@@ -48,12 +50,58 @@ _SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|d|)")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
+_QUOTES = ("'", '"', "`", "\u2018\u2019", "\u201c\u201d", "\u201e\u201c")
+_JOINERS = "\u200c\u200d"  # part of words in several scripts
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories of characters that a screen does not show, or shows as something else."""
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
 class Setting(msgspec.Struct, frozen=True):
     """The value that won, and the place it came from: `flag`, `AG06_...`, `ag06.toml` or `default`."""
 
     name: str
     value: str
     origin: str
+
+
+def clean(name: str, value: str, origin: str, *, secret: bool = False) -> str:
+    """Return a value without white space or a byte order mark at its ends: files and shells leave them there.
+
+    Raises `ConfigurationError` for one in quotes (`docker run --env-file` and systemd's `--property` keep them) and for
+    one with characters that a screen does not show. The message quotes the value unless it is `secret`.
+    """
+    cleaned = value.strip().strip("\ufeff").strip()
+    shown = f"{len(cleaned)} characters" if secret else ascii(without_login(cleaned))
+    if len(cleaned) > 1 and any(cleaned[0] == pair[0] and cleaned[-1] == pair[-1] for pair in _QUOTES):
+        raise ConfigurationError(f"{name} {shown} (from {origin}) is in quotes; write it without them")
+    for index, character in enumerate(cleaned):
+        if unicodedata.category(character) in _UNSEEN and character not in _JOINERS:
+            code = f"U+{ord(character):04X}"
+            raise ConfigurationError(
+                f"{name} {shown} (from {origin}) has the character {code} at position {index}; remove it"
+            )
+    return cleaned
+
+
+def without_login(url: str) -> str:
+    """Return `url` without user and password, even where an unquoted character in them makes it no URL at all."""
+    hidden = re.sub(r"//.*@", "//***@", url, flags=re.DOTALL)
+    return re.sub(r"(password=)[^&#]*", r"\1***", hidden)
+
+
+def variable(name: str, *, secret: bool = False, environ: Mapping[str, str] | None = None) -> str | None:
+    """Return an environment variable as `clean` leaves it; `None` if it is not set, or empty."""
+    value = (os.environ if environ is None else environ).get(name)
+    return (clean("variable", value, name, secret=secret) or None) if value else None
+
+
+def located(path: str) -> str:
+    """Return the absolute path that `path` names from here; `~` is the home directory.
+
+    A setting that is a path is located once, when it is read: the process may change its working directory later.
+    """
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def _file_values(path: Path) -> dict[str, str]:
@@ -63,13 +111,19 @@ def _file_values(path: Path) -> dict[str, str]:
         return {}
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); correct it or remove it") from error
+    if raw.startswith(_UTF16):
+        raise ConfigurationError(f"{path}: not valid TOML (UTF-16, not UTF-8); save it as UTF-8")
     try:
-        table = tomllib.loads(raw.decode())
+        table = tomllib.loads(raw.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not valid TOML ({error}); correct it or remove it") from error
     unknown = sorted(set(table) - set(DEFAULTS))
     if unknown:
         raise ConfigurationError(f"{path}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(DEFAULTS))}")
+    for name, value in table.items():
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            kind = type(value).__name__
+            raise ConfigurationError(f"{path}: {name} is a {kind}, {value!r}; write a text in quotes, or a number")
     return {name: str(value) for name, value in table.items()}
 
 
@@ -80,22 +134,21 @@ def resolve(
     environ: Mapping[str, str] | None = None,
     directory: Path | None = None,
 ) -> Setting:
-    """Return the setting `name` with its origin; `flag` is what the user gave on the spot, or `None`."""
+    """Return the setting `name`, cleaned, with its origin; `flag` is what the user gave on the spot, or `None`.
+
+    Raises `ConfigurationError` for a value that `clean` refuses, and for an `ag06.toml` that is wrong.
+    """
+    shown = name.replace("_", " ")
     if flag is not None:
-        return Setting(name, flag, "flag")
-    variable = f"AG06_{name.upper()}"
-    from_environment = (os.environ if environ is None else environ).get(variable)
-    if from_environment:
-        return Setting(name, from_environment, variable)
+        return Setting(name, clean(shown, flag, "flag"), "flag")
+    origin = f"AG06_{name.upper()}"
+    from_environment = (os.environ if environ is None else environ).get(origin)
+    if from_environment and (cleaned := clean(shown, from_environment, origin)):
+        return Setting(name, cleaned, origin)
     from_file = _file_values((directory or Path()) / "ag06.toml").get(name)
     if from_file is not None:
-        return Setting(name, from_file, "ag06.toml")
+        return Setting(name, clean(shown, from_file, "ag06.toml"), "ag06.toml")
     return Setting(name, DEFAULTS[name], "default")
-
-
-def resolve_all(flags: Mapping[str, str | None] | None = None) -> list[Setting]:
-    """Return every setting with its origin, in the order of `DEFAULTS`."""
-    return [resolve(name, (flags or {}).get(name)) for name in DEFAULTS]
 
 
 def check_setting(setting: Setting) -> None:

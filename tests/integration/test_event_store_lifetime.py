@@ -14,11 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
 from ag06 import ConfigurationError, StoreUnavailable
 from ag06.persistence import EventStore, persistence
+from ag06.persistence.stores import locate
 from records import eventually
 
 # Since 3.12 Python warns of every fork in a process with threads, and a store has threads.
@@ -257,7 +259,7 @@ async def test_two_stores_on_one_url_are_one_log(store_url: str) -> None:
 
 
 async def test_each_name_is_a_log_of_its_own_in_memory_and_lives_while_it_is_held() -> None:
-    urls = ["memory://a", "memory://b", "memory://", "memory://A", "memory://a/b?c=d"]
+    urls = ["memory://a", "memory://b", "memory://", "memory://A", "memory://a/b"]
     stores = {url: EventStore(url) for url in urls}
     for url, store in stores.items():
         await store.persist_event("t", "s", url)
@@ -482,3 +484,41 @@ async def test_a_forked_process_uses_the_store_though_a_thread_held_its_lock(sto
     assert (stored is not None, status) == (True, 0)
     assert await data(store) == in_parent
     await store.close()
+
+
+async def test_a_store_keeps_the_place_that_it_named_when_it_was_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    monkeypatch.chdir(here)
+    relative = EventStore("sqlite:///a%3Fb/events.db")
+    remote = EventStore("redis://127.0.0.1:1/0", journal="waiting", timeout=1.0)
+    monkeypatch.chdir(there)
+    await relative.persist_event("t", "s", 1)
+    await relative.close()
+    await remote.persist_event("t", "s", 1)
+    await remote.close()
+    await relative.persist_event("t", "s", 2)
+    assert [event.data async for event in relative.replay()] == [1, 2]
+    await relative.close()
+    assert relative.url == "sqlite:///a%3Fb/events.db"
+    assert (here / "a?b/events.db").exists()
+    assert (here / "waiting").is_dir()
+    assert list(there.iterdir()) == []
+
+
+def test_a_url_names_one_place_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/clerk")
+    monkeypatch.chdir(tmp_path)
+    assert locate("SQLite:///a b.db") == f"sqlite:///{tmp_path}/a%20b.db"
+    assert locate("sqlite:///~/a.db") == "sqlite:////home/clerk/a.db"
+    assert locate("Redis://host/0?log=a") == "redis://host/0?log=a"
+    tls = locate("rediss://host/0?ssl_ca_certs=~/ca.pem&ssl_keyfile=key.pem&ssl_check_hostname=false")
+    assert dict(parse_qsl(urlsplit(tls).query)) == {
+        "ssl_ca_certs": "/home/clerk/ca.pem",
+        "ssl_keyfile": str(tmp_path / "key.pem"),
+        "ssl_check_hostname": "false",
+    }
+    assert locate("Memory://name") == "memory://name"

@@ -299,3 +299,9 @@ def test_an_event_is_what_its_columns_say() -> None:
     assert to_millis(event.recorded) == 1_790_000_000_000
     assert event.recorded.tzinfo is dt.UTC
     assert event.time.tzinfo is dt.UTC
+
+
+@pytest.mark.parametrize("url", ['"file:///tmp/archive"', "file:///tmp/arch\nive"])
+def test_the_url_of_an_archive_is_cleaned_as_any_setting(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="from its URL"):
+        open_storage(url)

@@ -20,7 +20,7 @@ from ag06.cli.finding import Finding
 from ag06.cli.opening import check_shared, opened
 from ag06.cli.output import JsonOption, StoreOption, age, print_json, print_table
 from ag06.errors import AG06Error, ConfigurationError
-from ag06.settings import DEFAULTS, Setting, check_setting, resolve, resolve_all
+from ag06.settings import DEFAULTS, Setting, check_setting, located, resolve
 
 if TYPE_CHECKING:
     from ag06.persistence.log import GroupInfo
@@ -73,7 +73,13 @@ def _installation() -> list[Finding]:
 
 
 def _settings(store: str | None) -> list[Finding]:
-    found = [_setting(setting) for setting in resolve_all({"store": store})]
+    found: list[Finding] = []
+    for name in DEFAULTS:
+        try:
+            found.append(_setting(resolve(name, store if name == "store" else None)))
+        except ConfigurationError as error:  # what is wrong with the file is wrong for many
+            if str(error) not in {finding.what for finding in found}:
+                found.append(Finding(f"setting {name}", "fail", str(error)))
     known = {f"AG06_{name.upper()}" for name in DEFAULTS} | _KNOWN
     strange = sorted(name for name in os.environ if name.startswith("AG06_") and name not in known)
     return found + [Finding(f"variable {name}", "warn", "no such setting; is it misspelt?") for name in strange]
@@ -83,9 +89,13 @@ def _journals() -> list[Finding]:
     """Say which events wait in journals under the directory that is set."""
     from ag06.persistence.journal.survey import survey
 
-    directory = resolve("journal").value
+    try:
+        directory = resolve("journal").value
+    except ConfigurationError:  # shown with the settings
+        return []
     if directory.lower() == "off":
         return []
+    directory = located(directory)
     found = []
     for journal in survey(directory):
         if journal.problem is not None:
@@ -106,7 +116,10 @@ def _journals() -> list[Finding]:
 
 def _archive() -> list[Finding]:
     """Say how the archive that is set stands; nothing is written. One that hangs is not waited for."""
-    url = resolve("archive").value
+    try:
+        url = resolve("archive").value
+    except ConfigurationError:  # shown with the settings
+        return []
     if not url:
         return []
     found: list[Finding] = []
@@ -162,8 +175,8 @@ def _setting(setting: Setting) -> Finding:
 
 async def _store(store: str | None) -> tuple[list[Finding], int]:
     """Return what there is to say about the store, and the exit code."""
-    setting = resolve("store", store)
     try:
+        setting = resolve("store", store)
         path = check_shared(setting.value)
         if path is not None and setting.origin == "default" and not os.path.exists(path):  # noqa: ASYNC240 - once
             return [Finding("store", "warn", f"there is no {path} yet; the first publish makes it")], 0

@@ -12,7 +12,7 @@ from ag06.errors import ConfigurationError
 from ag06.monitoring.http_guard import Guard
 from ag06.monitoring.instruments import STRICT_VARIABLE
 from ag06.monitoring.server import KEY_VARIABLE, HttpServer, port_of
-from ag06.settings import check_setting, ratio_of, resolve
+from ag06.settings import check_setting, ratio_of, resolve, variable
 
 _OPTIONAL = {
     "prometheus_client": (
@@ -41,8 +41,12 @@ _COLLECTOR = "http://localhost:4317"
 
 async def monitoring() -> list[Finding]:
     """Look at packages, variables and the port; what would keep a workflow from starting is a `fail`."""
-    key = os.environ.get(KEY_VARIABLE) or None
-    told, usable = _key(key)
+    try:
+        key = variable(KEY_VARIABLE, secret=True)
+    except ConfigurationError as error:
+        key, told, usable = None, Finding(f"variable {KEY_VARIABLE}", "fail", str(error)), False
+    else:
+        told, usable = _key(key)
     return [*_packages(), _strictness(), *_traces(), told, *await _port(key if usable else None)]
 
 

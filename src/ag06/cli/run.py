@@ -140,12 +140,12 @@ async def _watch_parent(pid: int) -> None:
 
 
 async def _report_to_parent(workflow: Workflow, name: str) -> None:
-    from ag06.monitoring.instruments import DIRECTORY_VARIABLE
+    from ag06.monitoring.instruments import shared_directory
     from ag06.runtime.worker_reports import write_reports
 
-    directory = os.environ.get(DIRECTORY_VARIABLE)
+    directory = shared_directory()
     if directory is not None:
-        await write_reports(Path(directory), name, partial(_report, workflow))
+        await write_reports(directory, name, partial(_report, workflow))
 
 
 async def _report(workflow: Workflow) -> dict[str, Any]:

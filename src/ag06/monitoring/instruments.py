@@ -10,15 +10,29 @@ from pathlib import Path
 
 from ag06.monitoring.merging import join_group
 from ag06.monitoring.metrics import Registry
+from ag06.settings import located, variable
 
 DIRECTORY_VARIABLE = "AG06_METRICS_DIR"
 """Where the processes of a workflow count together; a supervisor sets it."""
 STRICT_VARIABLE = "AG06_METRICS_STRICT"
 """`0`: a mistake is a counted warning; anything else: it raises. Not set: it raises until a workflow runs."""
 
-_directory = os.environ.get(DIRECTORY_VARIABLE)
 
-REGISTRY = Registry(join_group(Path(_directory)) if _directory else None, strict=os.environ.get(STRICT_VARIABLE) != "0")
+def shared_directory() -> Path | None:
+    """Return the directory that `AG06_METRICS_DIR` names, `None` if it is not set.
+
+    The variable is made absolute: it names the same directory after `chdir`, and in processes started from here.
+    """
+    value = variable(DIRECTORY_VARIABLE)
+    if value is None:
+        return None
+    os.environ[DIRECTORY_VARIABLE] = path = located(value)
+    return Path(path)
+
+
+_directory = shared_directory()
+
+REGISTRY = Registry(join_group(_directory) if _directory else None, strict=os.environ.get(STRICT_VARIABLE) != "0")
 
 _MILLISECONDS = (1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000)
 _AGE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3_600)

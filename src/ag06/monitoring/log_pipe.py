@@ -56,7 +56,7 @@ class Pipe:
         """Take arguments, then settings; `stream=None` is standard output. Raises `ConfigurationError`."""
         target = sys.stdout if stream is None else stream
         least, render = self._chosen(level, format, target)
-        key = os.environ.get(KEY_VARIABLE, "")
+        key = os.environ.get(KEY_VARIABLE, "").strip()
         self.levels.set_level(least)
         self.lines = Lines(Values(Redaction(secrets, (key,))))
         self.render = render

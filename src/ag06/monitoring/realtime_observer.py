@@ -175,8 +175,7 @@ class Observability:
     @cached_property
     def metrics(self) -> MetricsFacade:
         """Count, and see what was counted."""
-        directory = os.environ.get(instruments.DIRECTORY_VARIABLE)
-        return MetricsFacade(instruments.REGISTRY, Path(directory) if directory else None)
+        return MetricsFacade(instruments.REGISTRY, instruments.shared_directory())
 
     @cached_property
     def fine(self) -> MetricsFacade:
@@ -189,7 +188,7 @@ class Observability:
         """Share `fine` with the processes that metrics are shared with, if there are any; not for the event loop."""
         from ag06.monitoring.fine import fine_directory
 
-        directory = os.environ.get(instruments.DIRECTORY_VARIABLE)
+        directory = instruments.shared_directory()
         if directory and not self.fine.shared:
             self.fine.share(fine_directory(directory))
 

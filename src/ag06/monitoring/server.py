@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import socket
 from collections.abc import Collection, Mapping
 from operator import itemgetter
@@ -14,7 +13,7 @@ from ag06.errors import ConfigurationError
 from ag06.monitoring.http_connection import Connection, Limits
 from ag06.monitoring.http_guard import Guard, is_loopback_address
 from ag06.monitoring.http_messages import Request, Response, Routes, problem
-from ag06.settings import Setting, check_setting, resolve
+from ag06.settings import Setting, check_setting, resolve, variable
 
 _logger = logging.getLogger("ag06.monitoring")
 
@@ -43,7 +42,7 @@ async def open_server(
     if number is None:
         return None
     where = resolve("http_host", host, environ=environ).value
-    key = (os.environ if environ is None else environ).get(KEY_VARIABLE) or None
+    key = variable(KEY_VARIABLE, secret=True, environ=environ)
     server = HttpServer(routes, host=where, port=number, key=key, hosts=hosts)
     await server.start()
     return server

@@ -36,8 +36,8 @@ from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, Log
 from ag06.persistence.loops import LogsByLoop
 from ag06.persistence.published import Published
 from ag06.persistence.published import count as count_published
-from ag06.persistence.stores import is_journaled, journal_state, masked, open_log
-from ag06.settings import check_count, check_seconds, resolve, seconds_of
+from ag06.persistence.stores import is_journaled, journal_state, locate, masked, open_log
+from ag06.settings import check_count, check_seconds, located, resolve, seconds_of
 
 Moment = dt.datetime | float | int
 """A point in time: an aware datetime, or seconds since the epoch."""
@@ -52,6 +52,9 @@ class _Settings(msgspec.Struct, frozen=True):
     """What a store is configured with."""
 
     url: str
+    """As the user wrote it."""
+    place: str
+    """The same from the working directory of that moment on."""
     options: LogOptions
     retention: float | Retention | None
     dedup_window: float
@@ -99,6 +102,7 @@ class EventStore:
         if store is not None and not isinstance(store, str):
             raise ConfigurationError(f"store={store!r}: a URL as text, such as sqlite:///events.db")
         url = resolve("store", store).value
+        place = locate(url)
         if not _is_memory(url):
             for policy in policies:
                 check_lasting(policy.archive)
@@ -109,7 +113,7 @@ class EventStore:
             timeout=timeout,
             journal=_journal(journal),
         )
-        settings = _Settings(url, options, retention, dedup_window, max_backlog, max_event_bytes)
+        settings = _Settings(url, place, options, retention, dedup_window, max_backlog, max_event_bytes)
         if settings == self._settings:
             return
         if self._logs is not None:
@@ -118,7 +122,7 @@ class EventStore:
         self._max_backlog = max_backlog
         self._keeper = keeper_of(policies, self._compression)
         self._settings = settings
-        self._logs = LogsByLoop(lambda: open_log(url, options), timeout)
+        self._logs = LogsByLoop(lambda: open_log(place, options), timeout)
 
     @property
     def url(self) -> str | None:
@@ -486,7 +490,7 @@ def _journal(directory: str | None) -> str | None:
     if directory is not None and (not isinstance(directory, str) or not directory.strip()):
         raise ConfigurationError(f"journal={directory!r}: a directory as text, or 'off'")
     value = resolve("journal", directory).value
-    return None if value.lower() == "off" else value
+    return None if value.lower() == "off" else located(value)
 
 
 def _check_durability(level: object) -> None:

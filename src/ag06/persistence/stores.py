@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import msgspec
 
 from ag06.errors import ConfigurationError
 from ag06.persistence.journal.state import JournalState
 from ag06.persistence.log import EventLog, LogOptions
+from ag06.settings import clean, located
 
 _APPEND_SECONDS = 1.0
 """How long a remote store may take for an append before the journal takes it."""
 
 _LOCAL = ("memory:", "sqlite:")
+_FILE_OPTIONS = frozenset({"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"})
 ACCEPTED = "memory:// sqlite:///PATH redis://HOST:PORT/DB rediss://HOST:PORT/DB"
 
 
@@ -28,6 +30,7 @@ def open_log(url: str, options: LogOptions) -> EventLog:
         case "memory":
             from ag06.persistence.memory import MemoryLog
 
+            _refuse_options(url, rest)
             return MemoryLog(rest, options)
         case "sqlite":
             from ag06.persistence.sqlite import SqliteLog
@@ -42,6 +45,24 @@ def open_log(url: str, options: LogOptions) -> EventLog:
             return log if options.journal is None else _journaled(log, log.place, options, options.journal)
         case _:
             raise ConfigurationError(f"store {masked(url)!r}: unknown scheme {scheme!r}; accepted: {ACCEPTED}")
+
+
+def locate(url: str) -> str:
+    """Return `url` with its scheme in lower case and its paths absolute, so that it names one place from now on.
+
+    A URL that `open_log` refuses may come back as it is.
+    """
+    scheme, separator, rest = url.partition("://")
+    scheme = scheme.lower()
+    if scheme == "sqlite":
+        return f"sqlite:///{quote(located(_sqlite_path(url, rest)))}"
+    place, mark, query = rest.partition("?")
+    options = parse_qsl(query, keep_blank_values=True)
+    if _FILE_OPTIONS.intersection(dict(options)):
+        query = urlencode(
+            [(key, located(value) if key in _FILE_OPTIONS and value else value) for key, value in options]
+        )
+    return f"{scheme}{separator}{place}{mark}{query}"
 
 
 def _journaled(log: EventLog, place: str, options: LogOptions, directory: str) -> EventLog:
@@ -76,10 +97,17 @@ def _sqlite_path(url: str, rest: str) -> str:
     """
     if not rest.startswith("/") or rest == "/":
         raise ConfigurationError(f"store {url!r}: write sqlite:///relative.db or sqlite:////absolute.db")
-    path = unquote(rest[1:].partition("?")[0])
-    if path in (":memory:", "") or "\x00" in path:
+    path = clean("store", unquote(rest[1:].partition("?")[0]), "its URL")
+    if path in (":memory:", ""):
         raise ConfigurationError(f"store {url!r}: SQLite needs a file here; for a log in memory use memory://")
+    _refuse_options(url, rest)
     return os.path.expanduser(path) if path.startswith("~/") else path
+
+
+def _refuse_options(url: str, rest: str) -> None:
+    """Refuse options, which neither a file nor a log in memory has: they would be ignored without a word."""
+    if "?" in rest:
+        raise ConfigurationError(f"store {url!r}: takes no options after '?'; write a '?' in a name as %3F")
 
 
 def masked(url: str) -> str:

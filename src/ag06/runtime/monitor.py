@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import ChainMap
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -62,7 +61,7 @@ class Monitor:
     async def open(self) -> None:
         """Begin; the workflow is `opening` until `watch`. Raises `ConfigurationError` for a port that cannot be had."""
         observability.metrics.tolerate_mistakes()
-        if instruments.DIRECTORY_VARIABLE in os.environ:
+        if instruments.shared_directory() is not None:
             await asyncio.to_thread(observability.share_fine)
         TRACING.start(self._workflow.name)
         _watched.append(self)

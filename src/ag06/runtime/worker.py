@@ -24,6 +24,7 @@ from ag06.runtime.leases import LeaseKeeper
 from ag06.runtime.outcome import Listener
 from ag06.runtime.step import Step
 from ag06.runtime.step_runner import Shared, StepRunner
+from ag06.settings import variable
 
 _logger = logging.getLogger("ag06.runtime")
 _MAINTENANCE_SECONDS = 1.0
@@ -32,7 +33,7 @@ _live: Counter[str] = Counter()  # names of the workers in this process: several
 
 def worker_name() -> str:
     """Return the name this process works under: `$AG06_WORKER`, or a fresh one that names host and process."""
-    return os.environ.get("AG06_WORKER") or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+    return variable("AG06_WORKER") or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 async def claim_name(log: EventLog) -> str:
@@ -42,7 +43,7 @@ async def claim_name(log: EventLog) -> str:
     deliveries of the earlier one.
     """
     name = worker_name()
-    if os.environ.get("AG06_WORKER") and not _live[name]:
+    if variable("AG06_WORKER") and not _live[name]:
         count = await log.release_worker(name)
         if count:
             _logger.warning("an earlier worker %s left %d deliveries behind; they are handed out again", name, count)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ag06.errors import ArchiveUnavailable, ConfigurationError
 from ag06.persistence.stores import masked
+from ag06.settings import clean
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -127,6 +128,7 @@ class Storage:
 
 def open_storage(url: str) -> Storage:
     """Return the folder that `url` names; raise `ConfigurationError` for what is no URL of a known filesystem."""
+    url = clean("archive", url, "its URL") if isinstance(url, str) else url
     scheme, separator, rest = url.partition("://") if isinstance(url, str) else ("", "", "")
     if not separator or (scheme == "file" and not rest.startswith("/")):
         raise ConfigurationError(

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import msgspec
 
 from ag06.errors import ConfigurationError
+from ag06.settings import without_login
 
 _LOG = "ag06"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -58,36 +59,33 @@ class Address(msgspec.Struct, frozen=True):
 
 def read_address(url: str) -> Address:
     """Return the address that `redis://[USER:PASSWORD@]HOST[:PORT][/DB][?log=NAME]` names; `rediss` means TLS."""
+    shown = without_login(url)
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
         # The error may quote a part of the password.
         problem = "write / ? # @ in a user or password as %2F %3F %23 %40" if "@" in url else error
-        raise ConfigurationError(f"store {_masked(url)!r} is not a URL: {problem}") from None
+        raise ConfigurationError(f"store {shown!r} is not a URL: {problem}") from None
     if parts.scheme not in ("redis", "rediss") or not parts.hostname or port == 0:
-        raise ConfigurationError(f"store {_masked(url)!r}: write redis://HOST:PORT/DB or rediss://HOST:PORT/DB")
+        raise ConfigurationError(f"store {shown!r}: write redis://HOST:PORT/DB or rediss://HOST:PORT/DB")
     if not re.fullmatch(r"/*[0-9]*/*", parts.path):
-        raise ConfigurationError(
-            f"store {_masked(url)!r}: the path is the number of a database; use ?log=NAME for names"
-        )
+        raise ConfigurationError(f"store {shown!r}: the path is the number of a database; use ?log=NAME for names")
+    if parts.fragment or url.endswith("#"):
+        raise ConfigurationError(f"store {shown!r}: has a part after '#', which no server knows; remove it")
     query = parse_qsl(parts.query, keep_blank_values=True)
+    if len(dict(query)) < len(query):
+        raise ConfigurationError(f"store {shown!r}: names an option twice; write each once")
     name = dict(query).get("log", _LOG)
     if not _NAME.fullmatch(name):
-        raise ConfigurationError(f"store {_masked(url)!r}: log={name!r}; letters, digits, '_', '.', '-', at most 64")
+        raise ConfigurationError(f"store {shown!r}: log={name!r}; letters, digits, '_', '.', '-', at most 64")
     options = [(key, value) for key, value in query if key != "log"]
     for key, value in options:
         if parts.scheme != "rediss" or key not in _OPTIONS or not re.fullmatch(_OPTIONS[key], value, re.IGNORECASE):
             raise ConfigurationError(
-                f"store {_masked(url)!r}: the option {key} is not accepted like that; there are log=NAME and, with "
+                f"store {shown!r}: the option {key} is not accepted like that; there are log=NAME and, with "
                 f"rediss, {', '.join(_OPTIONS)}"
             )
     rest = urlencode(options)
     clean = parts._replace(query=rest).geturl()
-    return Address(clean, _masked(url), f"{{{name}}}:")
-
-
-def _masked(url: str) -> str:
-    """Return `url` without user and password, even where an unquoted character in them makes it no URL at all."""
-    hidden = re.sub(r"//.*@", "//***@", url)
-    return re.sub(r"(password=)[^&#]*", r"\1***", hidden)
+    return Address(clean, shown, f"{{{name}}}:")
