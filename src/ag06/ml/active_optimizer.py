@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import weakref
 from typing import Any, cast
 
@@ -47,6 +48,10 @@ class ActiveOptimizer:
         self._optimizers: weakref.WeakKeyDictionary[Controls, GradientOptimizer] = weakref.WeakKeyDictionary()
         self._without = GradientOptimizer()
         self.ab_testing = ABTesting(self._live)
+
+    def forget(self) -> None:
+        """Begin anew in a child process, where no workflow runs yet."""
+        self._agents.clear()
 
     def configure(self, workflow: Workflow | None = None, **options: Any) -> None:
         """Say how a workflow is to be tuned (`None`: all that were not configured by themselves).
@@ -231,6 +236,8 @@ def setting() -> str:
 
 ml_optimizer = ActiveOptimizer()
 """The optimizer of this process."""
+
+os.register_at_fork(after_in_child=ml_optimizer.forget)
 
 
 async def accompany(running: Running) -> None:

@@ -7,7 +7,9 @@ startup (has it come up?).
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Literal
@@ -58,6 +60,7 @@ class HealthRegistry:
         self._probes: dict[str, Probe] = {}
         self._gone: dict[str, Probe] = {}
         self._phases: dict[str, Phase] = {}
+        _all.add(self)
 
     def register(
         self,
@@ -121,6 +124,13 @@ class HealthRegistry:
         else:
             self._phases[name] = phase
 
+    def forget(self) -> None:
+        """Begin anew in a child process, with the components that are registered: no workflow runs there yet."""
+        self._phases.clear()
+        self._gone.clear()
+        for probe in self._probes.values():
+            probe.forget()
+
     async def check_health(self) -> HealthReport:
         """Return how every component stands."""
         return await self._report(list(self._probes.values()))
@@ -161,3 +171,14 @@ def _overall(components: Iterable[Component]) -> Status:
         for component in components
     }
     return "fail" if "fail" in statuses else "warn" if "warn" in statuses else "pass"
+
+
+_all: weakref.WeakSet[HealthRegistry] = weakref.WeakSet()
+
+
+def _forget_parent() -> None:
+    for registry in list(_all):
+        registry.forget()
+
+
+os.register_at_fork(after_in_child=_forget_parent)

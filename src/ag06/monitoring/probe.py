@@ -119,6 +119,12 @@ class Probe:
         """Take the place of a probe of the same name: a thread in which its check hangs counts as this one's."""
         self._thread, self._begun = former._thread, former._begun
 
+    def forget(self) -> None:
+        """Begin anew in a child process: what ran in the parent ends there."""
+        self._last = self._thread = None
+        self._fresh_until = 0.0
+        self._flights, self._runs = {}, {}
+
     async def look(self) -> Component:
         """Return how the component stands, by an answer that is still fresh, by the run under way, or by a new run."""
         if self._last is not None and self._clock() < self._fresh_until:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 from collections.abc import Collection, Mapping
 from operator import itemgetter
@@ -131,6 +132,19 @@ class HttpServer:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
         await server.wait_closed()
+
+    def forked(self) -> None:
+        """Release the port in a child process: it is the parent's, and free when that ends.
+
+        Each descriptor stays open on the null device, so that whoever closes it later closes nothing else. The event
+        loop is not asked: its selector is shared with the parent.
+        """
+        if self._server is None:
+            return
+        null = os.open(os.devnull, os.O_RDWR)
+        for listening in self._server.sockets:
+            os.dup2(null, listening.fileno(), inheritable=False)
+        os.close(null)
 
     async def _is_loopback(self) -> bool:
         if is_loopback_address(self._host):

@@ -122,7 +122,7 @@ class EventStore:
         self._max_backlog = max_backlog
         self._keeper = keeper_of(policies, self._compression)
         self._settings = settings
-        self._logs = LogsByLoop(lambda: open_log(place, options), timeout)
+        self._logs = LogsByLoop(lambda: open_log(place, options))
 
     @property
     def url(self) -> str | None:
@@ -162,7 +162,8 @@ class EventStore:
     ) -> None:
         """Open the store; needed once before anything else.
 
-        Again with the same settings it changes nothing; with others it closes what is open and opens anew.
+        Again with the same settings it changes nothing. With others it closes what is open and opens anew; the event
+        loops of other threads do so at their next use.
 
         Args:
             store: its URL; `None`: `$AG06_STORE`, then `ag06.toml`, then `sqlite:///.ag06/events.db`.
@@ -205,6 +206,8 @@ class EventStore:
             if log is not None:
                 return log
             log = await logs.open()
+            if self._replaced:
+                await self._close_replaced()
             if logs is self._logs:
                 return log
             await logs.close()  # other settings came while it was opened
@@ -450,9 +453,10 @@ class EventStore:
         return await (await self.log()).stats()
 
     async def close(self) -> None:
-        """Close the store in every event loop that uses it; what was accepted is finished first.
+        """Close what the running event loop has open of the store; what was accepted is finished first.
 
-        The settings stay: a later use opens it again.
+        Other threads' loops keep theirs, each closes its own. What loops that have ended left open is closed too. The
+        settings stay: a later use opens it again.
         """
         logs = self._logs
         await self._close_replaced()
@@ -460,9 +464,10 @@ class EventStore:
             await logs.close()
 
     async def _close_replaced(self) -> None:
-        replaced, self._replaced = self._replaced, []
-        for logs in replaced:
+        """Close what the running loop has open with earlier settings."""
+        for logs in list(self._replaced):
             await logs.close()
+        self._replaced = [logs for logs in self._replaced if not logs.is_empty]
 
 
 def _is_memory(store: str) -> bool:

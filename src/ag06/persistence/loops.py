@@ -1,4 +1,4 @@
-"""One open log for each event loop of a process: opened once however many ask, closed from wherever, never forked."""
+"""One open log for each event loop of a process: opened once however many ask, closed by its loop, never forked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import threading
 import weakref
 from collections.abc import Callable
 
-from ag06.errors import StoreUnavailable
 from ag06.persistence.log import EventLog
 
 _inherited: list[object] = []  # logs of the parent process: closing them here would close its files and locks
@@ -20,10 +19,9 @@ class LogsByLoop:
     A task of its own opens a log, so that a caller who gives up takes nothing away from others who wait for the same.
     """
 
-    def __init__(self, make: Callable[[], EventLog], patience: float) -> None:
-        """`make` returns a log to be opened; `close` gives other threads' loops `patience` seconds."""
+    def __init__(self, make: Callable[[], EventLog]) -> None:
+        """`make` returns a log to be opened."""
         self._make = make
-        self._patience = patience
         self.opened: dict[asyncio.AbstractEventLoop, EventLog] = {}
         self.forget()
         _all.add(self)
@@ -63,38 +61,34 @@ class LogsByLoop:
         with self._lock:
             if self._opening.get(loop) is asyncio.current_task():
                 self.opened[loop] = log
-            ended = [other for other in self._opening if other.is_closed()]
-            left = [self._opening.pop(other) for other in ended]
-            for other in ended:
-                self.opened.pop(other, None)
         # Only now: a log in memory lives as long as somebody holds it.
-        for task in left:
-            _abandon(task)
+        self._abandon_ended()
         return log
 
-    async def close(self) -> None:
-        """Close the logs of all loops, each in its own loop; what is being opened is closed as well."""
+    def _abandon_ended(self) -> None:
+        """Let go of the logs of loops that have ended: nobody can close them there any more."""
         with self._lock:
-            opening, self._opening = self._opening, {}
-            self.opened.clear()
-        closing = [self._close(loop, task) for loop, task in opening.items()]
-        for outcome in await asyncio.gather(*closing, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
-
-    async def _close(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[EventLog]) -> None:
-        if loop is asyncio.get_running_loop():
-            await _close_one(task)
-        elif loop.is_running():
-            closing = asyncio.run_coroutine_threadsafe(_close_one(task), loop)
-            try:
-                await asyncio.wait_for(asyncio.wrap_future(closing), self._patience)
-            except TimeoutError:
-                raise StoreUnavailable(
-                    f"the event loop of another thread did not close the store within {self._patience:g} s"
-                ) from None
-        else:
+            ended = [loop for loop in self._opening if loop.is_closed()]
+            left = [self._opening.pop(loop) for loop in ended]
+            for loop in ended:
+                self.opened.pop(loop, None)
+        for task in left:
             _abandon(task)
+
+    async def close(self) -> None:
+        """Close the log of the running loop, also one that is being opened; other loops keep theirs."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            task = self._opening.pop(loop, None)
+            self.opened.pop(loop, None)
+        self._abandon_ended()
+        if task is not None:
+            await _close_one(task)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no loop has a log."""
+        return not self._opening
 
 
 async def _close_one(task: asyncio.Task[EventLog]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import ChainMap
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -130,6 +131,13 @@ class Monitor:
         if self._sampling is not None:
             self._sampling.cancel()
 
+    def forked(self) -> None:
+        """Leave to the parent process what it watches."""
+        for name in self._checks:
+            observability.health.unregister(name)
+        if self._server is not None:
+            self._server.forked()
+
     async def _settle(self) -> None:
         if self._sampling is not None:
             await asyncio.wait([self._sampling])
@@ -145,3 +153,12 @@ class Monitor:
 def _look_at(sampling: asyncio.Task[None]) -> None:
     if not sampling.cancelled() and (error := sampling.exception()) is not None:
         _logger.error("sampling ended: gauges stand still from now on", exc_info=error)
+
+
+def _forget_parent() -> None:
+    for monitor in _watched:
+        monitor.forked()
+    _watched.clear()
+
+
+os.register_at_fork(after_in_child=_forget_parent)

@@ -118,6 +118,7 @@ class Workflow:
         self._worker: Worker | None = None
         self._monitor: Monitor | None = None
         self._running = False
+        _all.add(self)
 
     def use_store(self, store: str | None) -> None:
         """Set the store's URL, before the workflow is opened."""
@@ -481,3 +482,16 @@ class Workflow:
         if not logging.getLogger().handlers:
             configure_logging()
         asyncio.run(self.serve())
+
+
+_all: weakref.WeakSet[Workflow] = weakref.WeakSet()
+
+
+def _forget_parent() -> None:
+    """What runs in a process does not run in its child."""
+    for workflow in list(_all):
+        workflow._worker = workflow._monitor = None
+        workflow._running = False
+
+
+os.register_at_fork(after_in_child=_forget_parent)

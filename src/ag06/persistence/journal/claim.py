@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 
+from ag06.persistence.sqlite.forks import uninterrupted
 from ag06.persistence.sqlite.schema import make_directory
 
 
@@ -61,9 +62,9 @@ class Claims:
             label.write_text(self._store + "\n")
         while True:
             path = self.directory / f"{os.getpid()}-{os.urandom(4).hex()}.db"
-            lock = _lock(path)
-            if lock is not None:
-                return Claim(path, lock)
+            claim = _claim(path)
+            if claim is not None:
+                return claim
 
     def problem(self) -> str | None:
         """Say why no journal can be made in the directory; `None`: one can."""
@@ -80,10 +81,9 @@ class Claims:
     def _orphans(self) -> Iterator[Claim]:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for path in sorted(self.directory.glob("*.db"), key=_age):
-                lock = _lock(path)
-                if lock is None:
+                claim = _claim(path)
+                if claim is None:
                     continue
-                claim = Claim(path, lock)
                 if path.exists():
                     yield claim
                 else:  # drained by another process at this very moment
@@ -99,6 +99,13 @@ def _age(path: Path) -> float:
 
 def _lock_path(path: Path) -> Path:
     return path.with_suffix(".lock")
+
+
+def _claim(path: Path) -> Claim | None:
+    """Claim a journal; a fork meanwhile would leave the lock with a child that does not know of it."""
+    with uninterrupted():
+        lock = _lock(path)
+        return None if lock is None else Claim(path, lock)
 
 
 def _lock(path: Path) -> int | None:
@@ -120,6 +127,11 @@ def _lock(path: Path) -> int | None:
 
 def is_claimed(path: Path) -> bool:
     """Whether a process holds the lock of a journal; takes none."""
+    with uninterrupted():
+        return _is_locked(path)
+
+
+def _is_locked(path: Path) -> bool:
     try:
         lock = os.open(_lock_path(path), os.O_RDWR | os.O_CLOEXEC)
     except OSError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import sqlite3
@@ -19,7 +18,8 @@ from ag06.errors import StoreError, StoreUnavailable
 from ag06.persistence.journal.claim import Claim
 from ag06.persistence.journal.salvage import is_of_the_disk, keep_copy, salvage, wal_damage
 from ag06.persistence.log import Appended, Record
-from ag06.persistence.sqlite.schema import connect, make_directory
+from ag06.persistence.sqlite.forks import uninterrupted
+from ag06.persistence.sqlite.schema import make_directory, opened
 from ag06.persistence.sqlite.waiting import Waiters
 from ag06.persistence.sqlite.writer import Writer
 
@@ -76,18 +76,17 @@ class JournalFile:
         """
         try:
             await asyncio.to_thread(self._prepare)
-            writer = Writer(str(self.path), _TIMEOUT, True, Waiters())
-        except (OSError, sqlite3.Error) as error:
+            writer = Writer(str(self.path), _TIMEOUT, True, Waiters(), _RARE_CHECKPOINTS)
+        except (OSError, sqlite3.Error, StoreError) as error:
             raise StoreUnavailable(f"journal {self.path}: {error}; check the disk and its permissions") from error
         writer.start()
-        try:
-            await writer.submit(lambda connection: connection.execute(_RARE_CHECKPOINTS).fetchone(), durable=False)
-        except BaseException:
-            writer.finish()
-            raise
         self._writer = writer
 
     def _prepare(self) -> None:
+        with uninterrupted():
+            self._prepare_file()
+
+    def _prepare_file(self) -> None:
         damage = wal_damage(Path(f"{self.path}-wal"))
         if self.path.exists() and not self.path.stat().st_size:
             damage = "it is empty"
@@ -104,7 +103,7 @@ class JournalFile:
 
     def _look(self) -> None:
         """Count what is there; note what cannot be read."""
-        with contextlib.closing(connect(str(self.path), _TIMEOUT)) as connection:
+        with opened(str(self.path), _TIMEOUT) as connection:
             (self.events,) = connection.execute("SELECT count(*) FROM entries WHERE record IS NOT NULL").fetchone()
             for problem in connection.execute("PRAGMA quick_check(10)").fetchall():
                 if problem != ("ok",):
@@ -137,7 +136,7 @@ class JournalFile:
         fresh = Path(f"{self.path}.new")
         fresh.unlink(missing_ok=True)
         _create(fresh)
-        with contextlib.closing(connect(str(fresh), _TIMEOUT)) as connection:
+        with opened(str(fresh), _TIMEOUT) as connection:
             connection.execute("BEGIN IMMEDIATE")
             for number, record, synced in records:
                 _insert(connection, record, synced=synced, number=number)
@@ -198,7 +197,7 @@ class JournalFile:
         numbers = ", ".join(map(str, bad))
         if not self.damaged:
             try:
-                copy = await asyncio.to_thread(keep_copy, self.path)
+                copy = await asyncio.to_thread(_keep_copy, self.path)
                 self.damaged = True
                 where = f"they are kept in {copy}"
             except OSError as error:
@@ -267,10 +266,15 @@ class JournalFile:
         self.claim.let_go(delete=False)
 
 
+def _keep_copy(path: Path) -> str:
+    with uninterrupted():
+        return keep_copy(path)
+
+
 def _create(path: Path) -> None:
     make_directory(path.parent)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    with contextlib.closing(connect(str(path), _TIMEOUT)) as connection:
+    with opened(str(path), _TIMEOUT) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(_TABLES)

@@ -30,6 +30,7 @@ from ag06.persistence.notes import check_note
 from ag06.persistence.sqlite import archives, keeping, notes, reading, trimming
 from ag06.persistence.sqlite.appending import Call, append_calls, promote
 from ag06.persistence.sqlite.deliveries import take_over_worker
+from ag06.persistence.sqlite.forks import ForkSafeConnection
 from ag06.persistence.sqlite.reading import snapshot
 from ag06.persistence.sqlite.schema import connect, prepare
 from ag06.persistence.sqlite.subscription import SqliteSubscription
@@ -61,7 +62,7 @@ class SqliteLog:
         self._durable = options.durability in (None, "fsync")
         self._writer: Writer | None = None
         self._reader: ThreadPoolExecutor | None = None
-        self._connection: sqlite3.Connection | None = None
+        self._database = ForkSafeConnection(lambda: connect(self.path, options.timeout))
         self.waiters = Waiters()
         self._calls: list[tuple[Call, asyncio.Future[list[Appended]]]] = []
         self._records = 0
@@ -72,18 +73,8 @@ class SqliteLog:
     async def open(self) -> None:
         """Make the file if it is missing; start the threads."""
         await asyncio.to_thread(prepare, self.path, self._options.timeout)
-        try:
-            connection = connect(self.path, self._options.timeout)
-            try:
-                self.waiters = hold(self.path)
-                self._writer = Writer(self.path, self._options.timeout, self._durable, self.waiters)
-            except BaseException:
-                connection.close()
-                let_go(self.path)
-                raise
-        except sqlite3.Error as error:
-            raise StoreUnavailable(f"store {self.path}: {error}; check permissions and open files") from error
-        self._connection = connection
+        self.waiters = hold(self.path)
+        self._writer = Writer(self.path, self._options.timeout, self._durable, self.waiters)
         self._reader = ThreadPoolExecutor(1, "ag06-sqlite-read")
         self._writer.start()
         ACTIVE_CONNECTIONS.inc(_CONNECTIONS)
@@ -94,10 +85,10 @@ class SqliteLog:
             self._flush()
         ending = self._end()
         if ending is not None:
-            writer, reader, connection = ending
+            writer, reader = ending
             await asyncio.to_thread(writer.join)
             # One after the other: the last one folds the write-ahead log into the file, two at once might both not.
-            closing = reader.submit(connection.close)
+            closing = reader.submit(self._database.close)
             reader.shutdown(wait=False)
             await asyncio.wrap_future(closing)
             let_go(self.path)
@@ -106,23 +97,20 @@ class SqliteLog:
         """Let the threads end by themselves; see the port."""
         ending = self._end()
         if ending is not None:
-            _, reader, connection = ending
-            reader.submit(connection.close)
+            _, reader = ending
+            reader.submit(self._database.close)
             reader.shutdown(wait=False)
             let_go(self.path)
 
-    def _end(self) -> tuple[Writer, ThreadPoolExecutor, sqlite3.Connection] | None:
+    def _end(self) -> tuple[Writer, ThreadPoolExecutor] | None:
         """Take no more work; return what is still to be ended, if this process has opened it."""
-        writer, reader, connection = self._writer, self._reader, self._connection
-        if writer is None or reader is None or connection is None:
+        writer, reader = self._writer, self._reader
+        if writer is None or reader is None or writer.inherited:
             return None
-        if writer.inherited:
-            # The parent's connections stay as they are: closing them here would take its locks away.
-            return None
-        self._writer = self._reader = self._connection = None
+        self._writer = self._reader = None
         ACTIVE_CONNECTIONS.dec(_CONNECTIONS)
         writer.finish()
-        return writer, reader, connection
+        return writer, reader
 
     @property
     def writer(self) -> Writer:
@@ -137,12 +125,12 @@ class SqliteLog:
 
     async def read_with(self, function: Callable[[sqlite3.Connection], R], kind: Measured | None = None) -> R:
         """Run one short read in the reader's thread; it counts as a `kind` of operation, if at all."""
-        reader, connection = self._reader, self._connection
-        if reader is None or connection is None:
+        reader = self._reader
+        if reader is None:
             raise StoreError(f"store {self.path}: is not open")
         try:
             self.writer.check_process()
-            return await asyncio.get_running_loop().run_in_executor(reader, _read, connection, function, kind)
+            return await asyncio.get_running_loop().run_in_executor(reader, _read, self._database, function, kind)
         except sqlite3.OperationalError as error:
             raise StoreUnavailable(f"store {self.path}: cannot be read: {error}") from error
         except sqlite3.Error as error:
@@ -332,9 +320,10 @@ class SqliteLog:
         return ["a power cut can lose the last events (durability='server': synchronous=NORMAL); a crash cannot"]
 
 
-def _read(connection: sqlite3.Connection, function: Callable[[sqlite3.Connection], R], kind: Measured | None) -> R:
+def _read(database: ForkSafeConnection, function: Callable[[sqlite3.Connection], R], kind: Measured | None) -> R:
     began = begin()
-    found = snapshot(connection, function)
+    with database as connection:
+        found = snapshot(connection, function)
     if kind is not None:
         kind.done(began)
     return found

@@ -50,6 +50,8 @@ class Span(msgspec.Struct):
     last: int
     streams: list[int] | None
     merged: Iterator[_Row] | None = None
+    connection: sqlite3.Connection | None = None
+    """What the page is read with: between two pages it may be closed and opened again."""
 
 
 def plan(connection: sqlite3.Connection, query: Query) -> Span:
@@ -97,18 +99,19 @@ def page(connection: sqlite3.Connection, span: Span) -> list[Stored]:
         if rows:
             span.after = rows[-1][0]
     else:
+        span.connection = connection
         if span.merged is None:
-            strides = [_stride(connection, stream, span) for stream in span.streams]
-            span.merged = heapq.merge(*strides)
+            span.merged = heapq.merge(*(_stride(stream, span) for stream in span.streams))
         rows = list(islice(span.merged, PAGE))
     return [Stored(seq, seq >> 20, body) for seq, body in rows]
 
 
-def _stride(connection: sqlite3.Connection, stream: int, span: Span) -> Iterator[_Row]:
+def _stride(stream: int, span: Span) -> Iterator[_Row]:
     """Yield the rows of one stream, read a stride at a time: a page over many streams keeps few rows of each."""
     after = span.after
     length = max(16, PAGE // len(span.streams or (0,)))
-    while rows := connection.execute(_BY_STREAM, (stream, after, span.last, length)).fetchall():
+    while span.connection is not None:
+        rows = span.connection.execute(_BY_STREAM, (stream, after, span.last, length)).fetchall()
         yield from rows
         if len(rows) < length:
             return

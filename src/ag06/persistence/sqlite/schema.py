@@ -6,9 +6,11 @@ import contextlib
 import os
 import re
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from ag06.errors import ConfigurationError, StoreUnavailable
+from ag06.persistence.sqlite import forks
 
 # seq: the position in the log, milliseconds << 20 | n. stream: type id * 4 + level, less RESTORED if it came back for a
 # dead letter alone. prev, prev_level: the event before it of the same type and subject. state of a delivery: see
@@ -97,7 +99,9 @@ def connect(path: str, wait: float = 0.0, cache_kib: int = 2048) -> sqlite3.Conn
     """Return a connection in autocommit mode that waits up to `wait` seconds for a lock by itself.
 
     `cache_kib`: pages it may keep in memory. Reading goes through the log once, so it gains nothing by keeping many.
+    Only for `opened` and a `ForkSafeConnection`. Raises `StoreError` where a fork has made SQLite's locks unreal.
     """
+    forks.check(path)
     connection = sqlite3.connect(path, timeout=wait, isolation_level=None, check_same_thread=False)
     try:
         connection.execute(f"PRAGMA cache_size = -{cache_kib}")
@@ -107,6 +111,13 @@ def connect(path: str, wait: float = 0.0, cache_kib: int = 2048) -> sqlite3.Conn
         connection.close()
         raise
     return connection
+
+
+@contextlib.contextmanager
+def opened(path: str, wait: float) -> Iterator[sqlite3.Connection]:
+    """Open a connection as `connect` does for a short piece of work, which a fork waits for."""
+    with forks.uninterrupted(), contextlib.closing(connect(path, wait)) as connection:
+        yield connection
 
 
 def prepare(path: str, timeout: float) -> None:
@@ -125,25 +136,23 @@ def prepare(path: str, timeout: float) -> None:
             "use a local disk, or redis://"
         )
     _make_file(Path(path))
-    connection: sqlite3.Connection | None = None
     try:
-        connection = connect(path, timeout)
-        _check(connection, path)
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise ConfigurationError(f"store {path}: its filesystem cannot hold a write-ahead log; use a local disk")
-        connection.execute("BEGIN IMMEDIATE")
-        _create(connection, path)
-        connection.execute("COMMIT")
+        with opened(path, timeout) as connection:
+            _check(connection, path)
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise ConfigurationError(
+                    f"store {path}: its filesystem cannot hold a write-ahead log; use a local disk"
+                )
+            connection.execute("BEGIN IMMEDIATE")
+            _create(connection, path)
+            connection.execute("COMMIT")
     except sqlite3.OperationalError as error:
         raise StoreUnavailable(f"store {path}: {error}; check permissions, space and who holds it") from error
     except sqlite3.DatabaseError as error:
         raise ConfigurationError(
             f"store {path}: not a usable SQLite file ({error}); move it away or restore it"
         ) from error
-    finally:
-        if connection is not None:
-            connection.close()
 
 
 def _check(connection: sqlite3.Connection, path: str) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from ag06.errors import AG06Error, OutcomeUnknown, StoreError, StoreUnavailable
 from ag06.persistence.measuring import Measured, begin
+from ag06.persistence.sqlite.forks import ForkSafeConnection
 from ag06.persistence.sqlite.schema import connect
 from ag06.persistence.sqlite.waiting import Waiters
 
@@ -73,10 +74,11 @@ class Writer(threading.Thread):
     The queue needs no bound of its own: whoever puts something into it waits for the answer.
     """
 
-    def __init__(self, path: str, timeout: float, durable: bool, waiters: Waiters) -> None:
+    def __init__(self, path: str, timeout: float, durable: bool, waiters: Waiters, setup: str = "") -> None:
         """Write to `path` and answer in the running loop.
 
-        Waits up to `timeout` seconds for other processes; `durable`: sync when an operation asks for it.
+        Waits up to `timeout` seconds for other processes; `durable`: sync when an operation asks for it. `setup`: a
+        statement for each new connection.
         """
         super().__init__(name="ag06-sqlite", daemon=True)
         self._path = path
@@ -89,8 +91,9 @@ class Writer(threading.Thread):
         self._gate = threading.Lock()
         self._closing = False
         self._synchronous = ""
-        self._connection: sqlite3.Connection | None = connect(path, cache_kib=_CACHE_KIB)
-        self._version = 0
+        self._setup = setup
+        self._database = ForkSafeConnection(self._connect)
+        self._version: int | None = None
         self._pause = _FIRST_LOOK
         self._shortened = time.monotonic()
 
@@ -162,8 +165,7 @@ class Writer(threading.Thread):
                 if time.monotonic() - self._shortened > _WAL_INTERVAL:
                     self._shorten()
         finally:
-            if self._connection is not None:
-                self._connection.close()
+            self._database.close()
 
     def _gather(self) -> tuple[bool, list[Operation[Any]]]:
         following = self._next()
@@ -196,22 +198,28 @@ class Writer(threading.Thread):
         nothing happens.
         """
         try:
-            connection = self._connected()
-            (version,) = connection.execute("PRAGMA data_version").fetchone()
-            if version == self._version:
-                self._pause = min(self._pause * 1.5, _LONGEST_LOOK)
-                return
-            self._pause = _FIRST_LOOK
-            self._waiters.look(connection, self._loop)
-            self._version = version
-        except sqlite3.Error:  # locked for an instant, or worse: look again, and those who ask are told
+            with self._database as connection:
+                (version,) = connection.execute("PRAGMA data_version").fetchone()
+                if version == self._version:
+                    self._pause = min(self._pause * 1.5, _LONGEST_LOOK)
+                    return
+                self._pause = _FIRST_LOOK
+                self._waiters.look(connection, self._loop)
+                self._version = version
+        except (sqlite3.Error, StoreError):  # locked for an instant, or worse: look again, and those who ask are told
             self._pause = _LONGEST_LOOK
 
-    def _connected(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connection = connect(self._path, cache_kib=_CACHE_KIB)
-            self._synchronous = ""
-        return self._connection
+    def _connect(self) -> sqlite3.Connection:
+        connection = connect(self._path, cache_kib=_CACHE_KIB)
+        try:
+            if self._setup:
+                connection.execute(self._setup).fetchone()
+        except BaseException:
+            connection.close()
+            raise
+        self._synchronous = ""
+        self._version = None  # another connection counts from somewhere else
+        return connection
 
     def _transact(self, batch: list[Operation[Any]]) -> None:
         """Run a batch in one transaction and answer everyone, whatever happens."""
@@ -219,13 +227,17 @@ class Writer(threading.Thread):
         while waiting:
             committing, began = False, begin()
             try:
-                connection = self._connected()
-                self._begin(connection, waiting)
-                answers = [self._one(connection, operation) for operation in waiting]
-                committing = True
-                connection.execute("COMMIT")
+                with self._database as connection:
+                    try:
+                        if not self._begin(connection, waiting):
+                            continue
+                        answers = [self._one(connection, operation) for operation in waiting]
+                        committing = True
+                        connection.execute("COMMIT")
+                    except BaseException:
+                        self._undo(connection)
+                        raise
             except BaseException as error:  # noqa: BLE001 - the thread must answer every caller and live on
-                self._undo()
                 refused = self._late(waiting) if _is_busy(error) else waiting
                 self._answer([(operation, None, self._explain(error, committing)) for operation in refused])
                 waiting = waiting[len(refused) :]
@@ -241,21 +253,28 @@ class Writer(threading.Thread):
         busy: list[Operation[Any]] = []
         idle: list[Answer] = []
         began = begin()
-        for operation in batch:
-            try:
-                found = operation.probe(self._connected()) if operation.probe is not None else None
-            except sqlite3.Error:  # the transaction will tell
-                found = None
-            if found is None:
-                busy.append(operation)
-            else:
-                idle.append((operation, found, None))
+        try:
+            with self._database as connection:
+                for operation in batch:
+                    try:
+                        found = operation.probe(connection) if operation.probe is not None else None
+                    except sqlite3.Error:  # the transaction will tell
+                        found = None
+                    if found is None:
+                        busy.append(operation)
+                    else:
+                        idle.append((operation, found, None))
+        except (sqlite3.Error, StoreError):  # it cannot be opened: the transaction will tell
+            return batch
         _measure([answer[0] for answer in idle], began)
         self._answer(idle)
         return busy
 
-    def _begin(self, connection: sqlite3.Connection, waiting: list[Operation[Any]]) -> None:
-        """Begin a transaction as the only writer, waiting for other processes in short random steps."""
+    def _begin(self, connection: sqlite3.Connection, waiting: list[Operation[Any]]) -> bool:
+        """Begin a transaction as the only writer, waiting for other processes in short random steps.
+
+        Returns `False` if a fork must go first, which closes the connection.
+        """
         durable = self._durable and any(operation.durable for operation in waiting)
         wanted = "FULL" if durable else "NORMAL"
         if self._synchronous != wanted:
@@ -269,7 +288,9 @@ class Writer(threading.Thread):
                 if not _is_busy(error) or self._late(waiting):
                     raise
             else:
-                return
+                return True
+            if self._database.gives_way:
+                return False
             time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
             wait = min(wait * 1.5, 0.005)
 
@@ -298,23 +319,19 @@ class Writer(threading.Thread):
         try:
             if os.stat(self._path + "-wal").st_size < _LARGEST_WAL:
                 return
-            connection = self._connected()
-            connection.execute(f"PRAGMA busy_timeout = {int(_WAL_PATIENCE * 1000)}")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            connection.execute("PRAGMA busy_timeout = 0")
-        except (OSError, sqlite3.Error) as error:
+            with self._database as connection:
+                connection.execute(f"PRAGMA busy_timeout = {int(_WAL_PATIENCE * 1000)}")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                connection.execute("PRAGMA busy_timeout = 0")
+        except (OSError, sqlite3.Error, StoreError) as error:
             _logger.warning("store %s: its write-ahead log stays large: %s", self._path, error)
 
-    def _undo(self) -> None:
-        connection = self._connection
-        if connection is None:
-            return
+    def _undo(self, connection: sqlite3.Connection) -> None:
         try:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
         except sqlite3.Error:  # beyond repair: the next transaction gets a new connection
-            self._connection = None
-            connection.close()
+            self._database.shut()
 
     def _answer(self, answers: list[Answer]) -> None:
         """Answer in the loop, all with one wake-up."""
