@@ -16,7 +16,9 @@ from ag06.errors import (
     Reject,
     RetryAfter,
     StepFailed,
+    StoreDamaged,
     StoreError,
+    StoreReplaced,
     StoreUnavailable,
 )
 from ag06.event import Event, Priority
@@ -50,7 +52,9 @@ __all__ = [
     "Retry",
     "RetryAfter",
     "StepFailed",
+    "StoreDamaged",
     "StoreError",
+    "StoreReplaced",
     "StoreUnavailable",
     "Workflow",
 ]

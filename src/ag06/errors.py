@@ -76,6 +76,14 @@ class OutcomeUnknown(StoreUnavailable):
         self.doubts = doubts
 
 
+class StoreReplaced(StoreError):  # noqa: N818 - reads as what happened
+    """The store's file was removed or replaced while this process had it open; nothing was stored."""
+
+
+class StoreDamaged(StoreError):  # noqa: N818 - reads as what happened
+    """The store's file is damaged: some of it cannot be read. Restore a backup; see `ag06 check`."""
+
+
 class Backpressure(StoreError):  # noqa: N818 - a public name of the contract
     """A bound is reached (`max_backlog`, or a full buffer); nothing was stored. Slow down and publish again."""
 

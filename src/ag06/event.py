@@ -9,6 +9,8 @@ from typing import Any, Generic
 import msgspec
 from typing_extensions import TypeVar
 
+from ag06.errors import StoreDamaged
+
 T = TypeVar("T", default=Any)
 
 _UTC = dt.UTC
@@ -83,6 +85,17 @@ def from_millis(millis: int) -> dt.datetime:
 def to_millis(moment: dt.datetime) -> int:
     """Return an aware datetime as milliseconds since the epoch, rounded down."""
     return (moment - _EPOCH) // _MILLISECOND
+
+
+def read_event(body: bytes, recorded_ms: int) -> Event[Any]:
+    """Return a stored event as `decode_event` does; raise `StoreDamaged` if what is stored is none."""
+    try:
+        return decode_event(body, recorded_ms)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StoreDamaged(
+            f"the event that was recorded at {from_millis(recorded_ms)} is damaged ({error}); see the extent with "
+            "ag06 check, and restore a backup"
+        ) from error
 
 
 def decode_event(body: bytes, recorded_ms: int, decode: Any = _decode) -> Event[Any]:

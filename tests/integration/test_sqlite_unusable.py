@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ag06 import ConfigurationError, StoreError, Workflow
+from ag06 import ConfigurationError, Workflow
+from ag06.errors import StoreDamaged
 from ag06.persistence import EventStore
 
 
@@ -77,7 +78,7 @@ async def test_a_damaged_file_is_refused_and_left_as_it_is(tmp_path: Path, damag
     path.write_bytes(broken)
     words = await refusal(path)
     assert "not a usable SQLite file" in words
-    assert "move it away or restore it" in words
+    assert "look at it with ag06 check, then move it away or restore a backup" in words
     assert path.read_bytes() == broken
 
 
@@ -88,7 +89,7 @@ async def test_damage_in_the_middle_is_an_error_of_those_who_meet_it(tmp_path: P
     middle = len(whole) // 2 // 4096 * 4096
     path.write_bytes(whole[:middle] + b"\xff" * 16384 + whole[middle + 16384 :])
     store = EventStore(url(path))
-    with pytest.raises(StoreError, match=r"events\.db: database disk image is malformed"):
+    with pytest.raises(StoreDamaged, match=r"events\.db: the file is damaged .*malformed.*ag06 check"):
         await store.replay_from(0)
     await store.close()
 

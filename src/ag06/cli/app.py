@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ag06.cli import bench, dead_letters, demo, doctor, events, run, steps, tune, validate
+from ag06.cli import bench, dead_letters, demo, doctor, events, run, safekeeping, steps, tune, validate
 from ag06.cli.output import errors
-from ag06.errors import AG06Error, ConfigurationError, InvalidEvent
+from ag06.errors import AG06Error, ConfigurationError, InvalidEvent, StoreDamaged
 
 FAILED = 1
 USER_MISTAKE = 2
@@ -34,6 +34,8 @@ app.add_typer(steps.app, name="steps")
 app.add_typer(tune.app, name="tune")
 app.command("bench")(bench.command)
 app.command("doctor")(doctor.command)
+app.command("check")(safekeeping.check)
+app.command("backup")(safekeeping.backup)
 
 
 def _version(asked: bool) -> None:
@@ -58,7 +60,7 @@ def run_app() -> None:
     """Run the command line; a user's mistake is one line, never a traceback."""
     try:
         app(prog_name="ag06")  # also as `python -m ag06`: completion is for the command
-    except (ConfigurationError, InvalidEvent) as error:
+    except (ConfigurationError, InvalidEvent, StoreDamaged) as error:  # what no second try heals
         _say(error)
         sys.exit(USER_MISTAKE)
     except AG06Error as error:

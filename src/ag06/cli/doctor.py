@@ -19,7 +19,7 @@ import typer
 from ag06.cli.finding import Finding
 from ag06.cli.opening import check_shared, opened
 from ag06.cli.output import JsonOption, StoreOption, age, print_json, print_table
-from ag06.errors import AG06Error, ConfigurationError
+from ag06.errors import AG06Error, ConfigurationError, StoreDamaged
 from ag06.settings import DEFAULTS, Setting, check_setting, located, resolve
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ async def _store(store: str | None) -> tuple[list[Finding], int]:
             if stats.dead_letters:
                 found.append(Finding("dead letters", "warn", f"{stats.dead_letters}; see: ag06 dead-letters list"))
             found += [finding for group in stats.groups for finding in _group(group)]
-    except ConfigurationError as error:
+    except (ConfigurationError, StoreDamaged) as error:
         return [Finding("store", "fail", str(error))], 2
     except AG06Error as error:
         return [Finding("store", "fail", str(error))], 1

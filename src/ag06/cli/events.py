@@ -121,11 +121,11 @@ async def _newest(log: EventLog, query: Query, limit: int, sources: list[str] | 
 
 
 async def _read(log: EventLog, query: Query) -> AsyncIterator[tuple[int, Event[Any]]]:
-    from ag06.event import decode_event
+    from ag06.event import read_event
 
     async for page in log.read(query):
         for entry in page:
-            yield entry.position, decode_event(entry.body, entry.recorded_ms)
+            yield entry.position, read_event(entry.body, entry.recorded_ms)
 
 
 @app.command("tail")

@@ -9,7 +9,7 @@ from typing import Any, TypedDict, Unpack, get_args
 import msgspec
 
 from ag06.errors import ConfigurationError
-from ag06.event import Event, decode_event, from_millis
+from ag06.event import Event, from_millis, read_event
 from ag06.monitoring.traceparent import MOST_LINKS, is_sampled
 from ag06.monitoring.tracing import TRACING
 from ag06.persistence.log import EventLog, Reason, StoredDeadLetter
@@ -197,7 +197,7 @@ def _open(letter: StoredDeadLetter) -> DeadLetter:
     failure = letter.failure
     return DeadLetter(
         step=letter.group,
-        event=decode_event(letter.body, letter.recorded_ms),
+        event=read_event(letter.body, letter.recorded_ms),
         reason=failure.reason,
         error=failure.error_type,
         message=failure.message,

@@ -9,7 +9,7 @@ from operator import itemgetter
 import msgspec
 
 from ag06.errors import ArchiveUnavailable
-from ag06.event import decode_event
+from ag06.event import read_event
 from ag06.persistence.archive.manifest import Entry, parse_entry
 from ag06.persistence.archive.merging import Merger
 from ag06.persistence.archive.one_thread import OneThread
@@ -89,7 +89,7 @@ class _Tiers:
         held: list[Placed] = []
         pages, most = 0, 1
         async for page in self._log.read(query):
-            events = [(stored.position, decode_event(stored.body, stored.recorded_ms)) for stored in page]
+            events = [(stored.position, read_event(stored.body, stored.recorded_ms)) for stored in page]
             held += [placed for placed in events if self._selection.wants(placed[1])]
             pages += 1
             if pages >= most:

@@ -31,8 +31,9 @@ from ag06.persistence.sqlite import archives, keeping, notes, reading, trimming
 from ag06.persistence.sqlite.appending import Call, append_calls, promote
 from ag06.persistence.sqlite.deliveries import take_over_worker
 from ag06.persistence.sqlite.forks import ForkSafeConnection
+from ag06.persistence.sqlite.placement import Placement
 from ag06.persistence.sqlite.reading import snapshot
-from ag06.persistence.sqlite.schema import connect, prepare
+from ag06.persistence.sqlite.schema import connect, explained_error, prepare
 from ag06.persistence.sqlite.subscription import SqliteSubscription
 from ag06.persistence.sqlite.turns import turns
 from ag06.persistence.sqlite.waiting import Waiters, hold, let_go
@@ -56,10 +57,12 @@ class SqliteLog:
             raise ConfigurationError(
                 f"store {path}: SQLite keeps one copy and cannot give durability='replicated'; use redis://"
             )
+        self._given = path
         self.path = os.path.realpath(path)
         self._options = options
         self._clock = clock
         self._durable = options.durability in (None, "fsync")
+        self._placement: Placement | None = None
         self._writer: Writer | None = None
         self._reader: ThreadPoolExecutor | None = None
         self._database = ForkSafeConnection(lambda: connect(self.path, options.timeout))
@@ -74,7 +77,8 @@ class SqliteLog:
         """Make the file if it is missing; start the threads."""
         await asyncio.to_thread(prepare, self.path, self._options.timeout)
         self.waiters = hold(self.path)
-        self._writer = Writer(self.path, self._options.timeout, self._durable, self.waiters)
+        self._placement = _placed(self._given)
+        self._writer = Writer(self.path, self._options.timeout, self._durable, self.waiters, placement=self._placement)
         self._reader = ThreadPoolExecutor(1, "ag06-sqlite-read")
         self._writer.start()
         ACTIVE_CONNECTIONS.inc(_CONNECTIONS)
@@ -130,11 +134,22 @@ class SqliteLog:
             raise StoreError(f"store {self.path}: is not open")
         try:
             self.writer.check_process()
-            return await asyncio.get_running_loop().run_in_executor(reader, _read, self._database, function, kind)
+            return await asyncio.get_running_loop().run_in_executor(reader, self._read, function, kind)
         except sqlite3.OperationalError as error:
             raise StoreUnavailable(f"store {self.path}: cannot be read: {error}") from error
         except sqlite3.Error as error:
-            raise StoreError(f"store {self.path}: {error}") from error
+            raise explained_error(self.path, error) from error
+
+    def _read(self, function: Callable[[sqlite3.Connection], R], kind: Measured | None) -> R:
+        """Read in the reader's thread, from the file that still has the log's name."""
+        began = begin()
+        if self._placement is not None:
+            self._placement.check()
+        with self._database as connection:
+            found = snapshot(connection, function)
+        if kind is not None:
+            kind.done(began)
+        return found
 
     # Append
 
@@ -320,13 +335,11 @@ class SqliteLog:
         return ["a power cut can lose the last events (durability='server': synchronous=NORMAL); a crash cannot"]
 
 
-def _read(database: ForkSafeConnection, function: Callable[[sqlite3.Connection], R], kind: Measured | None) -> R:
-    began = begin()
-    with database as connection:
-        found = snapshot(connection, function)
-    if kind is not None:
-        kind.done(began)
-    return found
+def _placed(path: str) -> Placement:
+    try:
+        return Placement(path)
+    except OSError as error:
+        raise StoreUnavailable(f"store {path}: cannot be opened ({error.strerror}); open it again") from error
 
 
 def _answer(

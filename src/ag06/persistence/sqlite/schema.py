@@ -8,8 +8,9 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
-from ag06.errors import ConfigurationError, StoreUnavailable
+from ag06.errors import ConfigurationError, StoreDamaged, StoreError, StoreUnavailable
 from ag06.persistence.sqlite import forks
 
 # seq: the position in the log, milliseconds << 20 | n. stream: type id * 4 + level, less RESTORED if it came back for a
@@ -102,7 +103,9 @@ def connect(path: str, wait: float = 0.0, cache_kib: int = 2048) -> sqlite3.Conn
     Only for `opened` and a `ForkSafeConnection`. Raises `StoreError` where a fork has made SQLite's locks unreal.
     """
     forks.check(path)
-    connection = sqlite3.connect(path, timeout=wait, isolation_level=None, check_same_thread=False)
+    # Never makes the file: one that was removed meanwhile must not come back empty.
+    uri = f"file:{quote(path)}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, timeout=wait, isolation_level=None, check_same_thread=False)
     try:
         connection.execute(f"PRAGMA cache_size = -{cache_kib}")
         connection.execute("PRAGMA journal_size_limit = 67108864")
@@ -138,7 +141,7 @@ def prepare(path: str, timeout: float) -> None:
     _make_file(Path(path))
     try:
         with opened(path, timeout) as connection:
-            _check(connection, path)
+            check_schema(connection, path)
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise ConfigurationError(
@@ -151,11 +154,22 @@ def prepare(path: str, timeout: float) -> None:
         raise StoreUnavailable(f"store {path}: {error}; check permissions, space and who holds it") from error
     except sqlite3.DatabaseError as error:
         raise ConfigurationError(
-            f"store {path}: not a usable SQLite file ({error}); move it away or restore it"
+            f"store {path}: not a usable SQLite file ({error}); look at it with ag06 check, then move it away or "
+            "restore a backup"
         ) from error
 
 
-def _check(connection: sqlite3.Connection, path: str) -> int:
+def explained_error(path: str, error: sqlite3.Error) -> StoreError:
+    """Return what a failure of SQLite that no waiting heals means for the store; damage is told apart by its code."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return StoreDamaged(
+            f"store {path}: the file is damaged ({error}); stop what uses it, see the extent with ag06 check, and "
+            "restore a backup"
+        )
+    return StoreError(f"store {path}: {error}")
+
+
+def check_schema(connection: sqlite3.Connection, path: str) -> int:
     """Return the version of the file; raise if it is newer than this release, or not an event log at all."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -167,7 +181,7 @@ def _check(connection: sqlite3.Connection, path: str) -> int:
 
 
 def _create(connection: sqlite3.Connection, path: str) -> None:
-    version = _check(connection, path)
+    version = check_schema(connection, path)
     for step in _STEPS[version:]:
         for statement in step.split(";"):
             if statement.strip():
@@ -182,6 +196,12 @@ def _make_file(path: Path) -> None:
     A file that is there is not opened: closing it would drop every lock that this process holds on it (POSIX), and
     another process could then delete the write-ahead log under our feet.
     """
+    wal = Path(f"{path}-wal")
+    if _size(wal) and not _size(path):
+        raise ConfigurationError(
+            f"store {path}: is missing or empty, but its write-ahead log {wal} is not; put the file back or restore a "
+            "backup; to begin with nothing, move the write-ahead log away"
+        )
     try:
         if not path.exists():
             make_directory(path.parent)
@@ -195,6 +215,13 @@ def _make_file(path: Path) -> None:
     for place in (path, path.parent):  # the write-ahead log lies beside the file
         if not os.access(place, os.R_OK | os.W_OK):
             raise ConfigurationError(f"store {path}: cannot be opened for writing ({place} is read-only for this user)")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def make_directory(path: Path) -> None:

@@ -16,7 +16,8 @@ from typing import Any, Generic, TypeVar
 from ag06.errors import AG06Error, OutcomeUnknown, StoreError, StoreUnavailable
 from ag06.persistence.measuring import Measured, begin
 from ag06.persistence.sqlite.forks import ForkSafeConnection
-from ag06.persistence.sqlite.schema import connect
+from ag06.persistence.sqlite.placement import BesideFiles, Placement
+from ag06.persistence.sqlite.schema import connect, explained_error
 from ag06.persistence.sqlite.waiting import Waiters
 
 R = TypeVar("R")
@@ -74,11 +75,19 @@ class Writer(threading.Thread):
     The queue needs no bound of its own: whoever puts something into it waits for the answer.
     """
 
-    def __init__(self, path: str, timeout: float, durable: bool, waiters: Waiters, setup: str = "") -> None:
+    def __init__(
+        self,
+        path: str,
+        timeout: float,
+        durable: bool,
+        waiters: Waiters,
+        setup: str = "",
+        placement: Placement | None = None,
+    ) -> None:
         """Write to `path` and answer in the running loop.
 
         Waits up to `timeout` seconds for other processes; `durable`: sync when an operation asks for it. `setup`: a
-        statement for each new connection.
+        statement for each new connection. `placement`: checked after each commit, before anyone is answered.
         """
         super().__init__(name="ag06-sqlite", daemon=True)
         self._path = path
@@ -92,6 +101,8 @@ class Writer(threading.Thread):
         self._closing = False
         self._synchronous = ""
         self._setup = setup
+        self._placement = placement
+        self._beside = None if placement is None else BesideFiles(placement, path)
         self._database = ForkSafeConnection(self._connect)
         self._version: int | None = None
         self._pause = _FIRST_LOOK
@@ -210,10 +221,14 @@ class Writer(threading.Thread):
             self._pause = _LONGEST_LOOK
 
     def _connect(self) -> sqlite3.Connection:
+        if self._placement is not None:
+            self._placement.check()
         connection = connect(self._path, cache_kib=_CACHE_KIB)
         try:
             if self._setup:
                 connection.execute(self._setup).fetchone()
+            if self._beside is not None:
+                self._beside.reopened()
         except BaseException:
             connection.close()
             raise
@@ -234,6 +249,8 @@ class Writer(threading.Thread):
                         answers = [self._one(connection, operation) for operation in waiting]
                         committing = True
                         connection.execute("COMMIT")
+                        if self._beside is not None:
+                            self._beside.check()
                     except BaseException:
                         self._undo(connection)
                         raise
@@ -353,7 +370,7 @@ class Writer(threading.Thread):
         if isinstance(error, sqlite3.OperationalError):
             explained = self._unavailable(error, committing)
         elif isinstance(error, sqlite3.Error):
-            explained = StoreError(f"store {self._path}: {error}")
+            explained = explained_error(self._path, error)
         else:
             explained = StoreError(f"store {self._path}: {type(error).__name__}: {error}")
         explained.__cause__ = error
