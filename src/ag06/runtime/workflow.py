@@ -24,6 +24,7 @@ from ag06.persistence.log import Durability, EventLog
 from ag06.persistence.outage import Outage
 from ag06.retry import Retry
 from ag06.runtime.dead_letters import DeadLetters
+from ag06.runtime.decorators import BatchDecorator, StepDecorator
 from ag06.runtime.knobs import Fixed, check_names, commit_wait
 from ag06.runtime.outcome import Listener
 from ag06.runtime.shutdown import shutdown_signals
@@ -135,7 +136,7 @@ class Workflow:
         timeout: float | None = None,
         concurrency: int | Knob | None = None,
         start: Start | None = None,
-    ) -> Callable[[F], F]:
+    ) -> StepDecorator:
         """Make a function `(event)` or `(event, ctx)` a step that receives every event of `event_type`.
 
         Args:
@@ -184,7 +185,7 @@ class Workflow:
         timeout: float | None = None,
         concurrency: int | Knob | None = None,
         start: Start | None = None,
-    ) -> Callable[[F], F]:
+    ) -> BatchDecorator:
         """Make a function `(events)` or `(events, ctx)` a step that receives lists of 1 to `max_size` events.
 
         A call waits up to `max_wait` seconds for more events. A batch is acknowledged as a whole, with its outputs;
