@@ -75,7 +75,7 @@ def annotation_of(function: Callable[..., Any], parameter: str, names: Mapping[s
     annotation in quotes raises, such as `NameError`.
     """
     for layer in _wrapped_chain(function):
-        definition = _definition(layer)
+        definition = definition_of(layer)
         annotations = getattr(definition, "__annotations__", None)
         if isinstance(definition, type) or not isinstance(annotations, Mapping) or parameter not in annotations:
             continue
@@ -95,14 +95,14 @@ def _wrapped_chain(function: Any) -> Iterator[Any]:
     """Yield `function`, then what it wraps by `functools.wraps`, and so on."""
     for _ in range(_LONGEST_CHAIN):
         yield function
-        following = getattr(_definition(function), "__wrapped__", None)
+        following = getattr(definition_of(function), "__wrapped__", None)
         if not callable(following):
             return
         function = following
 
 
-def _definition(function: Any) -> Any:
-    """Return the function that a call of `function` runs in the end, without a look behind its wrappers."""
+def definition_of(function: Any) -> Any:
+    """Return the function that a call of `function` runs in the end, not what that wraps."""
     *_, last = _layers(function)
     return last
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from ag06 import callables
 from ag06.breaker import CircuitBreaker
 from ag06.content import MAX_DATA_BYTES, check_name
 from ag06.errors import ConfigurationError, InvalidEvent, StoreUnavailable
@@ -275,7 +276,14 @@ class Workflow:
         return {setting.name: setting.value for setting in settings if isinstance(setting, Fixed)}
 
     def on_outcome(self, listener: Listener) -> Listener:
-        """Call `listener(outcome)` for every delivery that this process settles; fit to be a decorator."""
+        """Call `listener(outcome)` for every delivery that this process settles; fit to be a decorator.
+
+        It is a plain function, called in the event loop. Raises `ConfigurationError` for an async one.
+        """
+        if not callable(listener) or callables.is_async(listener) or callables.is_generator(listener):
+            raise ConfigurationError(f"on_outcome: {listener!r} is no plain function; write def listener(outcome)")
+        if not callables.takes(listener, 1):
+            raise ConfigurationError(f"on_outcome: {listener!r} cannot be called with one outcome; write (outcome)")
         self._listeners.append(listener)
         return listener
 
