@@ -24,7 +24,7 @@ import msgspec
 
 from ag06 import callables
 from ag06.call_window import FAILED, SLOW, CountWindow, TimeWindow
-from ag06.error_text import log_callback_failure
+from ag06.error_text import log_error
 from ag06.errors import CircuitOpen, ConfigurationError
 from ag06.failure import counts
 from ag06.monitoring import instruments
@@ -243,9 +243,7 @@ class CircuitBreaker:
                 if asks_to_stop(failure):
                     raise
                 name = self.name or "(unnamed)"
-                log_callback_failure(
-                    _logger, failure, "a hook of circuit breaker %s failed on %s -> %s", name, left, entered
-                )
+                log_error(_logger, failure, "a hook of circuit breaker %s failed on %s -> %s", name, left, entered)
 
     # Calls
 

@@ -53,10 +53,12 @@ def traceback_of(error: BaseException, longest: int = LONGEST_TRACEBACK) -> str:
     return _unicode(text)
 
 
-def log_callback_failure(logger: logging.Logger, error: BaseException, message: str, *values: object) -> None:
-    """Log an error about what a callback of the user's raised, with the traceback where a logger can print it."""
+def log_error(
+    logger: logging.Logger, error: BaseException, message: str, *values: object, level: int = logging.ERROR
+) -> None:
+    """Log `message % values` and what the user's code raised, with the traceback where a logger can print it."""
     can_be_printed = not _is_too_much(error) and _attempt(lambda: _printed(error), None) is not None
-    logger.error(f"{message}: %s", *values, describe(error), exc_info=error if can_be_printed else None)
+    logger.log(level, f"{message}: %s", *values, describe(error), exc_info=error if can_be_printed else None)
 
 
 def _printed(error: BaseException) -> str:

@@ -254,6 +254,6 @@ def _retrieve(run: asyncio.Task[HealthResult]) -> None:
 
 def _words(error: BaseException) -> str:
     kind, text = kind_of(error), message_of(error, LONGEST_TEXT)
-    if isinstance(error, SystemExit):
+    if issubclass(type(error), SystemExit):
         return f"the check called sys.exit({text})"
     return f"{kind}: {text}"[:LONGEST_TEXT] if text else kind

@@ -78,7 +78,7 @@ async def _in_thread(
         raise _expired(step)
     result, error = running.result()
     if error is not None:
-        if isinstance(error, StopIteration):  # which no coroutine can raise: PEP 479
+        if issubclass(type(error), StopIteration):  # which no coroutine can raise: PEP 479
             raise RuntimeError("the step raised StopIteration") from error
         raise error
     if isawaitable(result):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from ag06.error_text import describe, log_callback_failure
+from ag06.error_text import describe, log_error
 from ag06.event import id_and_subject
 from ag06.failure import decide
 from ag06.persistence.log import Bury, Postpone, Settlement, deliveries_of
@@ -57,9 +57,7 @@ class Reporter:
                 except BaseException as failure:
                     if asks_to_stop(failure):
                         raise
-                    log_callback_failure(
-                        _logger, failure, "a listener failed on %s of step %s", outcome.kind, self._step
-                    )
+                    log_error(_logger, failure, "a listener failed on %s of step %s", outcome.kind, self._step)
 
 
 def log_postponed(step: Step, verdict: Postpone, event_id: str, error: BaseException) -> None:
