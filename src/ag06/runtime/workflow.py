@@ -27,6 +27,7 @@ from ag06.retry import Retry
 from ag06.runtime.dead_letters import DeadLetters
 from ag06.runtime.decorators import BatchDecorator, StepDecorator
 from ag06.runtime.knobs import Fixed, check_names, commit_wait
+from ag06.runtime.main_loop import run_until_done
 from ag06.runtime.outcome import Listener
 from ag06.runtime.shutdown import shutdown_signals
 from ag06.runtime.step import Batch, Start, Step, caller_frame, check_brackets, declare_step
@@ -489,4 +490,4 @@ class Workflow:
 
         if not logging.getLogger().handlers:
             configure_logging()
-        asyncio.run(self.serve())
+        run_until_done(self.serve())
