@@ -12,6 +12,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 _LONGEST_CHAIN = 100
@@ -68,21 +69,29 @@ def takes(function: Callable[..., Any], count: int) -> bool:
     return True
 
 
-def annotation_of(function: Callable[..., Any], parameter: str, names: Mapping[str, Any] | None = None) -> Any:
+def annotation_of(function: Callable[..., Any], parameter: inspect.Parameter, frame: FrameType | None = None) -> Any:
     """Return the resolved annotation of a parameter; `inspect.Parameter.empty` where there is none.
 
-    `names` are looked at beside those of the module where the function was written. Raises what the evaluation of an
-    annotation in quotes raises, such as `NameError`.
+    The local names of `frame` are looked at before those of the module where the function was written. Raises what the
+    evaluation of an annotation in quotes raises, such as `NameError`.
     """
-    for layer in _wrapped_chain(function):
+    names = dict(frame.f_locals) if frame is not None else {}
+    # The innermost first: `functools.wraps` copies the annotations of an object's class, not those of its `__call__`.
+    for layer in reversed(list(_wrapped_chain(function))):
         definition = definition_of(layer)
         annotations = getattr(definition, "__annotations__", None)
-        if isinstance(definition, type) or not isinstance(annotations, Mapping) or parameter not in annotations:
-            continue
-        holder = types.SimpleNamespace(__annotations__={parameter: annotations[parameter]})
-        scope = getattr(inspect.unwrap(definition), "__globals__", {})
-        return typing.get_type_hints(holder, globalns=scope, localns=dict(names) if names else None)[parameter]
-    return inspect.Parameter.empty
+        if not isinstance(definition, type) and isinstance(annotations, Mapping) and parameter.name in annotations:
+            scope = getattr(inspect.unwrap(definition), "__globals__", {})
+            return _resolved(annotations[parameter.name], scope, names)
+    if parameter.annotation is parameter.empty:
+        return parameter.empty
+    # A signature without annotations behind it, as a mock has: nothing tells where it was written.
+    return _resolved(parameter.annotation, frame.f_globals if frame is not None else {}, names)
+
+
+def _resolved(annotation: Any, scope: Mapping[str, Any], names: Mapping[str, Any]) -> Any:
+    holder = types.SimpleNamespace(__annotations__={"it": annotation})
+    return typing.get_type_hints(holder, globalns=dict(scope), localns=dict(names))["it"]
 
 
 def name_of(function: object) -> str:

@@ -123,7 +123,7 @@ def declare_step(
         raise ConfigurationError(f"{where}: retry={retry!r}; use a Retry, such as Retry(attempts=3)")
     if breaker is not None and not isinstance(breaker, CircuitBreaker):
         raise ConfigurationError(f"{where}: breaker={breaker!r}; use a CircuitBreaker, such as CircuitBreaker('crm')")
-    signature = signature_of(where, function, frame.f_locals if frame else None, batch=batch is not None)
+    signature = signature_of(where, function, frame, batch=batch is not None)
     if breaker is not None:
         breaker.take_name(f"{workflow}.{step_name}")
     return Step(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -28,12 +29,10 @@ class StepSignature(msgspec.Struct, frozen=True):
     decode: Callable[[bytes], Event[Any]]
 
 
-def signature_of(
-    where: str, function: Callable[..., Any], names: Mapping[str, Any] | None, *, batch: bool
-) -> StepSignature:
+def signature_of(where: str, function: Callable[..., Any], frame: FrameType | None, *, batch: bool) -> StepSignature:
     """Read the signature of a step's function; raise `ConfigurationError`, with `where`, for one that cannot be called.
 
-    `names` help to resolve annotations in quotes.
+    The local names of `frame` help to resolve annotations in quotes.
     """
     if isinstance(function, classmethod):
         raise ConfigurationError(f"{where}: is a classmethod without its class; pass CLASS.METHOD to app.step(...)")
@@ -44,9 +43,9 @@ def signature_of(
         raise ConfigurationError(f"{where}: is a generator, which a call does not run; use ctx.publish(...) for yield")
     expected = "write (events) or (events, ctx)" if batch else "write (event) or (event, ctx)"
     first, context = _event_and_context(where, callables.parameters_of(function), expected)
-    decode = _decoder(where, _annotation(where, function, first, names), batch=batch)
+    decode = _decoder(where, _annotation(where, function, first, frame), batch=batch)
     if context is not None:
-        _check_context(where, context, _annotation(where, function, context, names), expected)
+        _check_context(where, context, _annotation(where, function, context, frame), expected)
     return StepSignature(is_async=callables.is_async(function), takes_context=context is not None, decode=decode)
 
 
@@ -94,11 +93,9 @@ def _accepts_context(annotation: Any) -> bool:
     return annotation is Any or (isinstance(annotation, type) and issubclass(Context, annotation))
 
 
-def _annotation(
-    where: str, function: Callable[..., Any], parameter: inspect.Parameter, names: Mapping[str, Any] | None
-) -> Any:
+def _annotation(where: str, function: Callable[..., Any], parameter: inspect.Parameter, frame: FrameType | None) -> Any:
     try:
-        return callables.annotation_of(function, parameter.name, names)
+        return callables.annotation_of(function, parameter, frame)
     except (NameError, AttributeError, TypeError, SyntaxError) as error:
         raise ConfigurationError(f"{where}: its annotation cannot be resolved ({error}); import the name") from None
 
