@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import logging
 import math
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
+from inspect import isawaitable
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from ag06 import callables
 from ag06.call_window import FAILED, SLOW, CountWindow, TimeWindow
+from ag06.error_text import log_error
 from ag06.errors import CircuitOpen, ConfigurationError
+from ag06.failure import counts
 from ag06.monitoring import instruments
+from ag06.stopping import asks_to_stop
 
 _logger = logging.getLogger("ag06.breaker")
 
@@ -65,7 +70,9 @@ class CircuitBreaker:
     """Lets calls through while they succeed; refuses them with `CircuitOpen` while too many fail.
 
     Use it as `with breaker:`, `async with breaker:` or `@breaker`; one object may guard any number of concurrent calls,
-    from tasks and threads. A call that is cancelled, or fails with an exception of `ignore`, counts as nothing.
+    from tasks and threads. A call that is cancelled, or fails with an exception of `ignore`, counts as nothing; so does
+    one that fails with `Reject`, by which a step says that its event is wrong. In an exception group each exception is
+    looked at: one that is recorded makes the call a failure.
 
     Args:
         name: for messages and metrics.
@@ -78,7 +85,7 @@ class CircuitBreaker:
         open_seconds: how long calls are refused before some are tried.
         half_open_calls: how many are tried then.
         record: exceptions that count as failures; others count as successes.
-        ignore: exceptions that count as nothing, whatever `record` says. A cancellation never counts.
+        ignore: exceptions that count as nothing, whatever `record` says. A cancellation and `Reject` never count.
         clock: seconds, monotonic.
     """
 
@@ -127,11 +134,7 @@ class CircuitBreaker:
         self._open_seconds = open_seconds
         self._half_open_calls = half_open_calls
         self._record = record
-        self._ignore: Any = (
-            asyncio.CancelledError,
-            GeneratorExit,
-            *(ignore if isinstance(ignore, tuple) else (ignore,)),
-        )
+        self._ignore = ignore
         self._clock = clock
         self._timed = window_seconds is not None or slow_call_seconds is not None
         self._lock = threading.Lock()
@@ -142,6 +145,7 @@ class CircuitBreaker:
         self._open_until = 0.0
         self._refused = 0
         self._hooks: list[Transition] = []
+        self._dropped: deque[_Permit] = deque(maxlen=half_open_calls)
         self._entered: ContextVar[_Permit | None] = ContextVar("ag06_breaker", default=None)
         with _known_lock:
             _known.add(self)
@@ -235,8 +239,11 @@ class CircuitBreaker:
         for hook in self._hooks:
             try:
                 hook(self.name, left, entered)
-            except Exception:
-                _logger.exception("a hook of circuit breaker %s failed on %s -> %s", self.name, left, entered)
+            except BaseException as failure:
+                if asks_to_stop(failure):
+                    raise
+                name = self.name or "(unnamed)"
+                log_error(_logger, failure, "a hook of circuit breaker %s failed on %s -> %s", name, left, entered)
 
     # Calls
 
@@ -246,6 +253,8 @@ class CircuitBreaker:
         if self._state == "closed":
             return [generation, self._clock() if self._timed else 0.0, None]
         left: BreakerState | None = None
+        while self._dropped:
+            self._finish(self._dropped.popleft(), asyncio.CancelledError())
         with self._lock:
             now = self._clock()
             if self._state == "open" and now >= self._open_until:
@@ -301,11 +310,8 @@ class CircuitBreaker:
 
     def _judge(self, error: BaseException) -> int:
         """Return what a call counts as that ended with `error`."""
-        if isinstance(error, self._ignore):
-            return _NOTHING
-        if isinstance(error, self._record):
-            return FAILED
-        return 0 if isinstance(error, Exception) else _NOTHING
+        failed = counts(error, self._record, self._ignore)
+        return _NOTHING if failed is None else FAILED if failed else 0
 
     def _verdict(self, state: BreakerState) -> BreakerState | None:
         """Return the state that follows from the window, if another does; lock held."""
@@ -354,12 +360,14 @@ class CircuitBreaker:
             self._finish(permit, error)
 
     def __call__(self, function: F) -> F:
-        """Guard every call of a function, plain or async."""
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        """Guard every call of a function, plain or async; the call lasts until what it returns has been awaited."""
+        if isinstance(function, (staticmethod, classmethod)):
+            return type(function)(self(function.__func__))
+        if callables.is_generator(function):
             raise ConfigurationError(
                 f"{self!r}: {function!r} is a generator, which runs after its call; use `with breaker:` inside it"
             )
-        if inspect.iscoroutinefunction(function):
+        if callables.is_async(function):
 
             @functools.wraps(function)
             async def guarded_async(*args: Any, **kwargs: Any) -> Any:
@@ -382,13 +390,43 @@ class CircuitBreaker:
             except BaseException as error:
                 self._finish(permit, error)
                 raise
+            if isawaitable(result):
+                return self._guard_awaitable(permit, result)
             self._finish(permit, None)
             return result
 
         return guarded  # type: ignore[return-value]
 
+    def _guard_awaitable(self, permit: _Permit, work: Any) -> Any:
+        """Return what is to be awaited in place of `work`, the result of a plain function: its call ends with that."""
+        if isinstance(work, asyncio.Future):  # it runs by itself, awaited or not
+            work.add_done_callback(lambda done: self._finish(permit, _error_of(done)))
+            return work
+
+        async def guarded() -> Any:
+            try:
+                result = await work
+            except BaseException as error:
+                self._finish(permit, error)
+                raise
+            self._finish(permit, None)
+            return result
+
+        coroutine = guarded()
+        weakref.finalize(coroutine, self._drop, permit).atexit = False
+        return coroutine
+
+    def _drop(self, permit: _Permit) -> None:
+        """Note the permit of a call that was never awaited; the garbage collector may call this under the lock."""
+        if permit[0] != _OVER:
+            self._dropped.append(permit)
+
     def __repr__(self) -> str:
         return f"CircuitBreaker(name={self.name!r}, state={self._state!r})"
+
+
+def _error_of(done: asyncio.Future[Any]) -> BaseException | None:
+    return asyncio.CancelledError() if done.cancelled() else done.exception()
 
 
 _known: weakref.WeakSet[CircuitBreaker] = weakref.WeakSet()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from inspect import isawaitable, iscoroutine
 from numbers import Real
 from typing import Any, Literal
 
+from ag06 import callables
+from ag06.error_text import describe
 from ag06.errors import ConfigurationError
+from ag06.stopping import asks_to_stop
 
 Choice = str | int | float | bool
 Setter = Callable[[Any], object]
@@ -161,13 +164,14 @@ class Knob:
     def _apply(self, setter: Setter, value: Any) -> None:
         try:
             result = setter(value)
-        except Exception as error:
+        except BaseException as error:
+            if asks_to_stop(error):
+                raise
             raise ConfigurationError(
-                f"knob {self.name}: it stays at {self._value!r}, its setter failed on {value!r}: "
-                f"{type(error).__name__}: {error}"
+                f"knob {self.name}: it stays at {self._value!r}, its setter failed on {value!r}: {describe(error)}"
             ) from error
-        if inspect.isawaitable(result):
-            if inspect.iscoroutine(result):
+        if isawaitable(result):
+            if iscoroutine(result):
                 result.close()
             raise ConfigurationError(
                 f"knob {self.name}: it stays at {self._value!r}, its setter returned a {type(result).__name__} for "
@@ -212,5 +216,8 @@ def _check_choices(name: str, choices: tuple[Choice, ...], default: object, *, b
 def _check_setter(name: str, setter: object) -> None:
     if not callable(setter):
         raise ConfigurationError(f"knob {name}: setter={setter!r}; a function of the value")
-    if inspect.iscoroutinefunction(setter) or inspect.iscoroutinefunction(getattr(type(setter), "__call__", None)):  # noqa: B004 - the function is wanted
-        raise ConfigurationError(f"knob {name}: its setter is a coroutine function; make it a plain one, it is called")
+    if callables.is_async(setter) or callables.is_generator(setter):
+        kind = "coroutine function" if callables.is_async(setter) else "generator"
+        raise ConfigurationError(f"knob {name}: its setter is a {kind}; make it a plain one, it is called")
+    if not callables.takes(setter, 1):
+        raise ConfigurationError(f"knob {name}: setter={setter!r} cannot be called with one value; write (value)")

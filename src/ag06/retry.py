@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ag06.errors import ConfigurationError, RetryAfter
+from ag06.errors import ConfigurationError
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -21,7 +21,8 @@ class Retry(msgspec.Struct, frozen=True):
         attempts: how often the step is run at most, the first time included.
         initial: upper bound of the first wait, in seconds.
         maximum: upper bound of any wait, in seconds.
-        on: which exceptions are worth another attempt, beside `RetryAfter`; any other ends in the dead letters at once.
+        on: which exceptions are worth another attempt, and `RetryAfter`; any other ends in the dead letters at once.
+            `Exception` stands for whatever a step can raise.
     """
 
     attempts: int = 5
@@ -51,10 +52,6 @@ class Retry(msgspec.Struct, frozen=True):
         """
         ceiling = min(self.maximum, self.initial * 2.0 ** min(failures - 1, 60))
         return at_least + (rng or _RANDOM).uniform(0, max(ceiling, at_least * _SPREAD))
-
-    def retries(self, error: BaseException, failures: int) -> bool:
-        """Say whether another attempt follows after this `error` and so many `failures`."""
-        return failures < self.attempts and isinstance(error, (RetryAfter, self.on))
 
 
 _SPREAD = 0.1

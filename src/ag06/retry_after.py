@@ -9,6 +9,8 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from ag06.stopping import asks_to_stop
+
 LONGEST_WAIT = 3600.0
 """What is asked for beyond this many seconds is cut: an event must not be lost from sight for one wrong header."""
 
@@ -27,7 +29,9 @@ def requested_wait(error: BaseException, clock: Callable[[], float] = time.time)
         if asked is None:
             asked = _header(error)
         seconds = _seconds(asked, clock)
-    except Exception:  # noqa: BLE001 - these are attributes of somebody else's class: they may do and raise anything
+    except BaseException as failure:  # these are attributes of somebody else's class: they may do and raise anything
+        if asks_to_stop(failure):
+            raise
         return None
     return None if seconds is None else min(max(seconds, 0.0), LONGEST_WAIT)
 

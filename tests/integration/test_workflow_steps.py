@@ -208,22 +208,27 @@ async def test_a_step_reads_a_knob_that_is_moved_while_it_runs() -> None:
         assert await said(app, "levelled") == [256, 1024]
 
 
-async def test_a_wrapper_that_hands_out_a_coroutine_is_a_failure_and_not_a_success() -> None:
-    """Nothing of the step would have run, and the event would be gone."""
+async def test_a_plain_function_that_returns_a_coroutine_is_done_when_that_is_done() -> None:
     app = Workflow("shop", store="memory://")
+    done: list[int] = []
 
-    async def inner(event: Event) -> None: ...
+    async def inner(event: Event) -> None:
+        await asyncio.sleep(0)
+        if event.data == 0:
+            raise ValueError("zero")
+        done.append(event.data)
 
     @app.step("t", retry=Retry(attempts=1))
     def wrapper(event: Event) -> object:
         return inner(event)
 
     async with app.running():
-        await app.publish("t")
+        for n in range(3):
+            await app.publish("t", data=n)
         await app.drain(SECONDS)
         (letter,) = await letters(app)
-    assert letter.error == "StepFailed"
-    assert "returned a coroutine" in letter.message
+    assert sorted(done) == [1, 2]
+    assert (letter.error, letter.event.data) == ("ValueError", 0)
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit()])

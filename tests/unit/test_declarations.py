@@ -8,6 +8,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock, create_autospec
 
 import msgspec
 import pytest
@@ -75,6 +76,73 @@ def test_what_a_step_is_follows_from_its_function(app: Workflow) -> None:
         "partial": (True, False),
         "short": (False, False),
     }
+
+
+def test_a_step_may_be_any_callable_and_its_annotation_counts(app: Workflow) -> None:
+    async def with_client(client: str, event: Event[Payment]) -> None: ...
+
+    async def with_keyword(event: Event[Payment], *, client: str) -> None: ...
+
+    def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    def provided(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        async def wrapper(event: Any) -> None:
+            await function(event, "client")
+
+        return wrapper
+
+    @provided
+    async def needs_client(event: Event[Payment], client: str) -> None: ...
+
+    @dataclass
+    class Handler:
+        event: str  # no annotation of the call
+
+        async def __call__(self, event: Event[Payment]) -> None: ...
+
+        @logged
+        async def method(self, event: Event[Payment], ctx: Context) -> None: ...
+
+        async def _bound(self, client: str, event: Event[Payment]) -> None: ...
+
+        bound = functools.partialmethod(_bound, "client")
+
+        @classmethod
+        async def of_class(cls, event: Event[Payment]) -> None: ...
+
+        @staticmethod
+        def static(event: Event[Payment], context: Context) -> None: ...
+
+    async def typed_async(event: Event[Payment], ctx: Context) -> None: ...
+
+    expected = {
+        "partial": (functools.partial(with_client, "client"), True, False),
+        "keyword": (functools.partial(with_keyword, client="client"), True, False),
+        "nested": (functools.partial(functools.partial(with_client), "client"), True, False),
+        "object": (Handler(""), True, False),
+        "wrapped method": (Handler("").method, False, True),
+        "partialmethod": (Handler("").bound, True, False),
+        "classmethod": (Handler.of_class, True, False),
+        "static": (Handler.static, False, True),
+        "staticmethod": (staticmethod(typed_async), True, True),
+        "wrapped": (logged(typed_async), False, True),
+        "wrapped object": (logged(Handler("")), False, False),
+        "injected": (needs_client, True, False),
+        "wrapped twice": (logged(needs_client), False, False),
+        "specified": (create_autospec(typed_async), True, True),
+    }
+    body = {"id": "1", "type": "t", "source": "s", "time": "2026-01-02T12:00:00Z", "data": {"cents": 5}}
+    for name, (function, is_async, takes_context) in expected.items():
+        app.step("t", name=name)(function)
+        step = app.steps[name]
+        assert (step.is_async, step.takes_context) == (is_async, takes_context), name
+        assert step.decode(msgspec.json.encode(body)).data == Payment(5), name
 
 
 def test_the_annotation_says_what_the_data_becomes(app: Workflow) -> None:
@@ -221,7 +289,46 @@ def test_a_forgotten_pair_of_brackets_is_noticed(app: Workflow) -> None:
         app.batch_step(plain)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda event, ctx: None,
+        lambda event, _ctx: None,
+        lambda event, context: None,
+        lambda event, _: None,
+        lambda event, *, region="eu": None,
+    ],
+)
+def test_a_second_parameter_without_annotation_is_the_context_by_its_name(app: Workflow, function: Any) -> None:
+    app.step("t", name="short")(function)
+
+
+def test_a_context_may_be_optional_or_annotated_as_something_wider(app: Workflow) -> None:
+    def optional(event: Event, ctx: Context | None = None) -> None: ...
+    def quoted(event: Event, ctx: "Context") -> None: ...  # noqa: UP037
+    def anything(event: Event, context: Any) -> None: ...
+    def wider(event: Event, where: object) -> None: ...
+
+    for function in (optional, quoted, anything, wider):
+        app.step("t")(function)
+    assert all(step.takes_context for step in app.steps.values())
+
+
+class OwnContext(Context):
+    pass
+
+
 def nothing() -> None: ...
+def default(event: Event, region: str = "eu") -> None: ...
+def untyped_default(event, ctx=None): ...  # type: ignore[no-untyped-def]
+def another(event: Event, client: str) -> None: ...
+def untyped(event, client): ...  # type: ignore[no-untyped-def]
+def narrower(event: Event, ctx: OwnContext) -> None: ...
+def any_more(event: Event, *more: Any) -> None: ...
+def any_keywords(event: Event, **more: Any) -> None: ...
+def anything_at_all(*args: Any, **kwargs: Any) -> None: ...
+def unbound(self, event: Event) -> None: ...  # type: ignore[no-untyped-def]
+def second_unresolved(event: Event, ctx: Missing) -> None: ...
 def too_many(event: Event, ctx: Context, more: int) -> None: ...
 def keyword(event: Event, *, key: str) -> None: ...
 def generator(event: Event) -> Iterator[int]:
@@ -246,6 +353,21 @@ def no_python(event: "Event[") -> None: ...  # type: ignore[syntax]  # noqa: F72
         (nothing, r"step 'nothing' of workflow 'shop': takes 0 arguments; write \(event\) or \(event, ctx\)"),
         (too_many, "takes 3 arguments"),
         (keyword, r"needs the keyword argument 'key'; write \(event\) or \(event, ctx\)"),
+        (default, r"its second parameter `region: .*` is not the context; write .* with ctx: Context; .*functools"),
+        (untyped_default, "its second parameter `ctx=None` is not the context"),
+        (another, "its second parameter `client: 'str'` is not the context"),
+        (untyped, "its second parameter `client` is not the context"),
+        (narrower, "its second parameter `ctx: 'OwnContext'` is not the context"),
+        (any_more, r"takes \*more.*; write \(event\) or \(event, ctx\).*functools.wraps"),
+        (any_keywords, r"takes \*\*more"),
+        (anything_at_all, r"takes \*args"),
+        (AsyncMock(), r"takes \*args"),
+        (unbound, r"inside a class, so its first parameter is 'self'.*OBJECT\.METHOD"),
+        (second_unresolved, r"annotation cannot be resolved \(.*Missing"),
+        (max, "its parameters cannot be read"),
+        (Opaque, "is a class"),
+        (classmethod(plain), "classmethod without its class"),
+        (functools.partial(generator), "generator.*ctx.publish"),
         (generator, "generator.*ctx.publish"),
         (async_generator, "generator.*ctx.publish"),
         (context_first, r"annotate its first argument as Event or Event\[\.\.\.\]"),
@@ -258,7 +380,7 @@ def no_python(event: "Event[") -> None: ...  # type: ignore[syntax]  # noqa: F72
     ],
 )
 def test_a_function_that_cannot_be_a_step_is_refused(app: Workflow, function: Any, words: str) -> None:
-    name = None if hasattr(function, "__name__") else "step"
+    name = None if isinstance(getattr(function, "__name__", None), str) else "step"
     with pytest.raises(ConfigurationError, match=words):
         app.step("t", name=name)(function)
     assert app.steps == {}
@@ -273,9 +395,20 @@ def test_a_batch_step_that_takes_one_event_is_refused(app: Workflow) -> None:
         def wrong(events: list[Payment]) -> None: ...
 
 
-def test_a_lambda_needs_a_name(app: Workflow) -> None:
+def test_a_lambda_needs_a_name_and_so_does_an_object(app: Workflow) -> None:
     with pytest.raises(ConfigurationError, match="give it a name="):
         app.step("t")(lambda event: None)
+    with pytest.raises(ConfigurationError, match="partial has no name; give the step a name="):
+        app.step("t")(functools.partial(plain))
+
+
+async def coroutine_listener(outcome: Any) -> None: ...
+
+
+@pytest.mark.parametrize("listener", [coroutine_listener, functools.partial(coroutine_listener), nothing, 42])
+def test_a_listener_is_a_plain_function_of_one_outcome(app: Workflow, listener: Any) -> None:
+    with pytest.raises(ConfigurationError, match="on_outcome: "):
+        app.on_outcome(listener)
 
 
 def test_two_steps_of_one_name_are_refused_and_the_first_stays(app: Workflow) -> None:

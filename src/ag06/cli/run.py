@@ -46,6 +46,7 @@ def command(
     """
     from ag06.monitoring.logs import configure_logging
     from ag06.runtime.loading import load_workflow
+    from ag06.runtime.main_loop import run_until_done
     from ag06.settings import check_setting, resolve
 
     os.environ.pop(_STORE_VARIABLE, None)  # it is for this process, not for what the steps start
@@ -67,7 +68,7 @@ def command(
     elif workers > 1:
         raise typer.Exit(asyncio.run(_supervised(target, workers, store, workflow)))
     else:
-        asyncio.run(_serve(workflow))
+        run_until_done(_serve(workflow))
 
 
 def _check(workflow: Workflow) -> None:

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-from ag06.errors import CircuitOpen
 from ag06.event import Event
+from ag06.failure import is_refusal
 from ag06.ml.verdict import Variant
 from ag06.runtime.step import Step
 
@@ -110,7 +110,7 @@ class Subjects:
 
     def ended(self, call: Subject, seconds: float, failure: BaseException | None) -> None:
         """Take note of the end of a call; one that a breaker refused was none."""
-        if isinstance(failure, CircuitOpen):
+        if is_refusal(failure):
             self.dropped(call)
             return
         call.under_way -= 1

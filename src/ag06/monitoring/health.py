@@ -16,6 +16,7 @@ from typing import Literal
 
 import msgspec
 
+from ag06.callables import takes
 from ag06.errors import ConfigurationError
 from ag06.monitoring.probe import Check, Component, HealthResult, Probe, Status
 from ag06.settings import check_seconds
@@ -90,6 +91,8 @@ class HealthRegistry:
             raise ConfigurationError(f"health component {name!r}: use 1 to 100 printable characters without a colon")
         if not callable(check):
             raise ConfigurationError(f"health component {name!r}: {check!r} cannot be called; give a function")
+        if not takes(check, 0):
+            raise ConfigurationError(f"health component {name!r}: {check!r} needs arguments; a check gets none")
         check_seconds(f"timeout of health component {name!r}", timeout, "how long a check may take", least=0.001)
         check_seconds(f"ttl of health component {name!r}", 0 if ttl is None else ttl, "how long an answer holds")
         self._gone = {gone: probe for gone, probe in self._gone.items() if probe.hangs}

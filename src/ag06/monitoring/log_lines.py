@@ -16,6 +16,7 @@ import msgspec
 from ag06.monitoring.log_context import identity, scope
 from ag06.monitoring.log_values import MORE, Values
 from ag06.monitoring.redaction import HIDDEN
+from ag06.stopping import asks_to_stop
 
 Fields: TypeAlias = dict[str, Any]
 Render: TypeAlias = Callable[[Fields], bytes]
@@ -122,11 +123,15 @@ class Lines:
         kind, error, trace = info
         try:
             message = str(error)
-        except Exception as failure:  # noqa: BLE001 - an exception that cannot say what it is is reported as that
+        except BaseException as failure:  # an exception that cannot give its message is reported as that
+            if asks_to_stop(failure):
+                raise
             message = f"<no message: {type(failure).__name__}>"
         try:
             frames = "".join(traceback.format_exception(kind, error, trace))
-        except Exception as failure:  # noqa: BLE001 - the same
+        except BaseException as failure:  # the same
+            if asks_to_stop(failure):
+                raise
             frames = "".join(traceback.format_tb(trace)) + f"<cannot be formatted: {type(failure).__name__}>"
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         return {"type": name, "message": self._values.text(message), "frames": self._tail(frames)}

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import UTC, datetime
+from inspect import isawaitable
 from typing import Any, Literal, get_args
 
 import msgspec
 
+from ag06.callables import is_async
+from ag06.error_text import kind_of, message_of
 from ag06.monitoring.redaction import Redaction
+from ag06.stopping import asks_to_stop
 
 Status = Literal["pass", "warn", "fail"]
 STATUSES: tuple[str, ...] = get_args(Status)
@@ -192,13 +195,17 @@ class Probe:
 
     async def _call(self) -> HealthResult:
         try:
-            if _is_async(self._check):
+            if is_async(self._check):
                 return judge(await self._check())
             self._thread = call_in_thread(self._check, f"ag06-health-{self.name}")
             answer = await asyncio.wrap_future(self._thread)
-            return judge(await answer if inspect.isawaitable(answer) else answer)
-        except SystemExit as error:
-            raise RuntimeError(f"the check called sys.exit({error.code})") from error
+            return judge(await answer if isawaitable(answer) else answer)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # whatever a check raises is its component's failure
+            if asks_to_stop(error):
+                raise
+            return HealthResult("fail", _words(error))
 
 
 def judge(answer: object) -> HealthResult:
@@ -234,6 +241,8 @@ def call_in_thread(function: Callable[[], Any], name: str) -> Future[Any]:
     def call() -> None:
         try:
             answer = context.run(function)
+        except StopIteration:  # a future of an event loop does not take it, and would never be done
+            future.set_exception(RuntimeError("the check raised StopIteration"))
         except BaseException as error:  # noqa: BLE001 - whatever a check raises is its component's failure
             future.set_exception(error)
         else:
@@ -243,10 +252,6 @@ def call_in_thread(function: Callable[[], Any], name: str) -> Future[Any]:
     return future
 
 
-def _is_async(check: Check) -> bool:
-    return inspect.iscoroutinefunction(check) or inspect.iscoroutinefunction(getattr(check, "__call__", None))  # noqa: B004
-
-
 def _retrieve(run: asyncio.Task[HealthResult]) -> None:
     """Take note of how a run ended that nobody waits for any more."""
     if not run.cancelled():
@@ -254,9 +259,7 @@ def _retrieve(run: asyncio.Task[HealthResult]) -> None:
 
 
 def _words(error: BaseException) -> str:
-    kind = type(error).__name__
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - an error that cannot even say what it is
-        text = "(its text cannot be read)"
+    kind, text = kind_of(error), message_of(error, LONGEST_TEXT)
+    if issubclass(type(error), SystemExit):
+        return f"the check called sys.exit({text})"
     return f"{kind}: {text}"[:LONGEST_TEXT] if text else kind

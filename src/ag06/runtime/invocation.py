@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
+from collections.abc import Coroutine
 from concurrent.futures import Executor
+from functools import partial
+from inspect import isawaitable, iscoroutine
 from typing import Any
 
-from ag06.errors import StepFailed
 from ag06.runtime.context import Context
 from ag06.runtime.isolation import Isolation
 from ag06.runtime.step import Step
+from ag06.runtime.threads import outcome_of
 
 
 class StepTimeout(TimeoutError):  # noqa: N818 - reads as what happened
@@ -33,15 +35,20 @@ async def invoke(step: Step, argument: Any, context: Context, executor: Executor
 
 async def _timed(step: Step, argument: Any, context: Context, executor: Executor | None, isolation: Isolation) -> None:
     if not step.is_async:
-        await _in_thread(step, argument, context, executor)
-        return
-    if step.timeout is None:
+        await _in_thread(step, argument, context, executor, isolation)
+    elif step.timeout is None:
         await isolation.run(step.function(argument, context) if step.takes_context else step.function(argument))
-        return
-    limit = asyncio.timeout(step.timeout)
+    else:
+        call = step.function(argument, context) if step.takes_context else step.function(argument)
+        await _within(step, isolation.run(call), step.timeout)
+
+
+async def _within(step: Step, call: Coroutine[Any, Any, None], seconds: float) -> None:
+    """Await `call`, cancel it after so many seconds."""
+    limit = asyncio.timeout(seconds)
     try:
         async with limit:
-            await isolation.run(step.function(argument, context) if step.takes_context else step.function(argument))
+            await call
     except TimeoutError:
         if limit.expired():
             raise _expired(step) from None
@@ -54,22 +61,35 @@ def _expired(step: Step) -> StepTimeout:
     return StepTimeout(f"step {step.name!r} took longer than its timeout of {step.timeout} s")
 
 
-async def _in_thread(step: Step, argument: Any, context: Context, executor: Executor | None) -> None:
+async def _in_thread(
+    step: Step, argument: Any, context: Context, executor: Executor | None, isolation: Isolation
+) -> None:
+    """Call a plain function in a thread; await here what it returns, if that can be awaited."""
     loop = asyncio.get_running_loop()
+    began = loop.time()
     arguments = (argument, context) if step.takes_context else (argument,)
-    running = loop.run_in_executor(executor, contextvars.copy_context().run, step.function, *arguments)
+    call = partial(contextvars.copy_context().run, step.function, *arguments)
+    running = loop.run_in_executor(executor, outcome_of, call)
     done, _ = await asyncio.wait([running], timeout=step.timeout)
     if not done:
         context.close()
         await asyncio.wait([running])
-        running.exception()
+        _drop(running)
         raise _expired(step)
-    _check_it_ran(step, running.result())
+    result, error = running.result()
+    if error is not None:
+        if issubclass(type(error), StopIteration):  # which no coroutine can raise: PEP 479
+            raise RuntimeError("the step raised StopIteration") from error
+        raise error
+    if isawaitable(result):
+        work = isolation.run(result)
+        await (work if step.timeout is None else _within(step, work, max(0.0, began + step.timeout - loop.time())))
 
 
-def _check_it_ran(step: Step, result: object) -> None:
-    """Refuse the coroutine that a plain wrapper around an async function returns: nothing of the step has run."""
-    if inspect.isawaitable(result):
-        if inspect.iscoroutine(result):
-            result.close()
-        raise StepFailed(f"step {step.name!r} is no async function but returned a {type(result).__name__}: await it")
+def _drop(running: asyncio.Future[tuple[Any, BaseException | None]]) -> None:
+    """Leave unread what a call brought that came too late."""
+    if running.cancelled() or running.exception() is not None:
+        return
+    result, _ = running.result()
+    if iscoroutine(result):
+        result.close()

@@ -9,6 +9,7 @@ from typing import Any
 from ag06.monitoring.log_context import carry_event
 from ag06.monitoring.tracing import TRACING
 from ag06.runtime.variants import carry_variant
+from ag06.stopping import asks_to_stop
 
 
 class Isolation:
@@ -42,7 +43,9 @@ class Isolation:
 def _is_same(before: contextvars.Context, after: contextvars.Context) -> bool:
     try:
         return before == after  # a look at two pointers where nothing was set
-    except Exception:  # noqa: BLE001 - values are the user's, and so is how they compare
+    except BaseException as failure:  # values are the user's, and so is how they compare
+        if asks_to_stop(failure):
+            raise
         return False
 
 

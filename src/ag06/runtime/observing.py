@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import Token
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
-from ag06.errors import CircuitOpen
 from ag06.event import Event, decode_event
+from ag06.failure import is_refusal
 from ag06.monitoring import fine, instruments
 from ag06.monitoring.log_context import Bound, bind_event, unbind_event
 from ag06.monitoring.tracing import TRACING, Mark
@@ -92,7 +92,7 @@ class StepObserver:
             self._succeeded.append(seconds)
             if len(self._succeeded) >= _MOST_PENDING:
                 self._flush()
-        elif not isinstance(failure, CircuitOpen):  # what was refused was no attempt
+        elif not is_refusal(failure):  # what was refused was no attempt
             self._count_call(seconds, failure, count, span)
         return span
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import time
 
+from ag06.error_text import describe, log_error
 from ag06.event import id_and_subject
+from ag06.failure import decide
 from ag06.persistence.log import Bury, Postpone, Settlement, deliveries_of
 from ag06.runtime.observing import kind_of
 from ag06.runtime.outcome import Listener, Outcome
 from ag06.runtime.step import Step
-from ag06.runtime.verdict import words_of
+from ag06.stopping import asks_to_stop
 
 _logger = logging.getLogger("ag06.runtime")
 
@@ -27,7 +29,7 @@ class Reporter:
     def ended(self, settlement: Settlement, ids: tuple[str, ...], started: float, error: BaseException | None) -> None:
         """Note a call that ended now; `ids` are the events it took, empty where they were not decoded."""
         if self._listeners:
-            text = None if error is None else f"{type(error).__name__}: {words_of(error)}"
+            text = None if error is None else describe(decide(error).error)
             self._calls[id(settlement)] = (ids, started, time.time() - started, text)
 
     def settled(self, settlement: Settlement, kept: bool) -> None:
@@ -52,8 +54,10 @@ class Reporter:
             for listener in self._listeners:
                 try:
                     listener(outcome)
-                except Exception:
-                    _logger.exception("a listener failed on %s of step %s", outcome.kind, self._step)
+                except BaseException as failure:
+                    if asks_to_stop(failure):
+                        raise
+                    log_error(_logger, failure, "a listener failed on %s of step %s", outcome.kind, self._step)
 
 
 def log_postponed(step: Step, verdict: Postpone, event_id: str, error: BaseException) -> None:
@@ -61,15 +65,14 @@ def log_postponed(step: Step, verdict: Postpone, event_id: str, error: BaseExcep
     tried = verdict.attempts > verdict.delivery.attempts
     _logger.log(
         logging.WARNING if tried else logging.DEBUG,
-        "step %s: attempt %d of %d %s on event %s, next in %.2f s: %s: %s",
+        "step %s: attempt %d of %d %s on event %s, next in %.2f s: %s",
         step.group,
         verdict.delivery.attempts + 1,
         step.retry.attempts,
         "failed" if tried else "was refused",
         event_id,
         verdict.delay_ms / 1000,
-        type(error).__name__,
-        words_of(error),
+        describe(decide(error).error),
     )
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-import inspect
 import sys
-import typing
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Literal
 
 import msgspec
-import msgspec.inspect
 
 from ag06.breaker import CircuitBreaker
+from ag06.callables import name_of
 from ag06.content import check_name
 from ag06.errors import ConfigurationError, InvalidEvent
 from ag06.event import Event, to_millis
@@ -21,6 +19,7 @@ from ag06.knob import Knob
 from ag06.persistence.log import StepSpec
 from ag06.retry import Retry
 from ag06.runtime.knobs import StepKnobs, batch_knobs, step_knobs
+from ag06.runtime.step_signature import signature_of
 
 Start = Literal["beginning", "end"] | dt.datetime
 """Where a step begins that the store does not know: a word, or an aware datetime."""
@@ -103,8 +102,10 @@ def declare_step(
 
     `frame` is where the decorator stands: its local names help to resolve annotations.
     """
-    step_name = name or str(getattr(function, "__name__", ""))
+    step_name = name or name_of(function)
     where = f"step {step_name!r} of workflow {workflow!r}"
+    if not step_name and name is None and callable(function):
+        raise ConfigurationError(f"workflow {workflow!r}: {type(function).__name__} has no name; give the step a name=")
     try:
         check_name("type", event_type)
         check_name("name", step_name)
@@ -122,39 +123,23 @@ def declare_step(
         raise ConfigurationError(f"{where}: retry={retry!r}; use a Retry, such as Retry(attempts=3)")
     if breaker is not None and not isinstance(breaker, CircuitBreaker):
         raise ConfigurationError(f"{where}: breaker={breaker!r}; use a CircuitBreaker, such as CircuitBreaker('crm')")
+    signature = signature_of(where, function, frame, batch=batch is not None)
     if breaker is not None:
         breaker.take_name(f"{workflow}.{step_name}")
-    parameters = _positional_parameters(where, function)
     return Step(
         name=step_name,
         group=f"{workflow}.{step_name}",
         type=event_type,
         function=function,
-        is_async=inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__),
-        takes_context=len(parameters) == 2,
-        decode=_decoder(where, function, parameters[0], batch=batch is not None, frame=frame),
+        is_async=signature.is_async,
+        takes_context=signature.takes_context,
+        decode=signature.decode,
         retry=retry or Retry(),
         breaker=breaker,
         timeout=timeout,
         start=_start(where, start),
         knobs=knobs,
     )
-
-
-def _positional_parameters(where: str, function: Callable[..., Any]) -> list[str]:
-    if not callable(function):
-        raise ConfigurationError(f"{where}: is a {type(function).__name__}; a step is a function")
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise ConfigurationError(f"{where}: is a generator, which a call does not run; use ctx.publish(...) for yield")
-    parameters = inspect.signature(function).parameters.values()
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [p.name for p in parameters if p.kind in positional]
-    if not 1 <= len(names) <= 2:
-        raise ConfigurationError(f"{where}: takes {len(names)} arguments; write (event) or (event, ctx)")
-    needed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    if needed:
-        raise ConfigurationError(f"{where}: needs the keyword argument {needed[0]!r}; write (event) or (event, ctx)")
-    return names
 
 
 def _start(where: str, start: Start | None) -> Literal["beginning", "end"] | int | None:
@@ -168,36 +153,6 @@ def _start(where: str, start: Start | None) -> Literal["beginning", "end"] | int
         case dt.datetime(tzinfo=dt.tzinfo()):
             return to_millis(start)
     raise ConfigurationError(f"{where}: start={start!r}; use 'beginning', 'end' or an aware datetime")
-
-
-def _decoder(
-    where: str, function: Callable[..., Any], parameter: str, *, batch: bool, frame: FrameType | None
-) -> Callable[[bytes], Event[Any]]:
-    target = inspect.unwrap(function)
-    if not hasattr(target, "__annotations__"):
-        target = type(target).__call__
-    try:
-        hints = typing.get_type_hints(target, localns=dict(frame.f_locals) if frame else None)
-    except (NameError, AttributeError, TypeError, SyntaxError) as error:
-        raise ConfigurationError(f"{where}: its annotation cannot be resolved ({error}); import the name") from None
-    annotation = hints.get(parameter, Event)
-    if batch and typing.get_origin(annotation) is list:
-        annotation = typing.get_args(annotation)[0]
-    elif batch and parameter in hints:
-        raise ConfigurationError(f"{where}: a batch step takes list[Event[...]], not {annotation!r}")
-    if annotation is Event or annotation is Any:
-        annotation = Event[Any]
-    if typing.get_origin(annotation) is not Event:
-        raise ConfigurationError(f"{where}: annotate its first argument as Event or Event[...], not {annotation!r}")
-    try:
-        decoder = msgspec.json.Decoder(annotation)
-    except TypeError as error:
-        raise ConfigurationError(f"{where}: {annotation!r} cannot be decoded from JSON: {error}") from None
-    (data,) = typing.get_args(annotation)
-    if isinstance(msgspec.inspect.type_info(data), msgspec.inspect.CustomType):
-        # The decoder takes any class, and then finds that no data fits it.
-        raise ConfigurationError(f"{where}: {data!r} cannot be decoded from JSON; use a msgspec.Struct or a dataclass")
-    return decoder.decode
 
 
 def check_brackets(decorator: str, event_type: object) -> None:

@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ag06.errors import AG06Error, CircuitOpen, StepFailed, StoreError
+from ag06.error_text import describe
+from ag06.errors import AG06Error, StoreError
 from ag06.event import Event, decode_event
+from ag06.failure import decide, is_refusal
 from ag06.knob import Knob
 from ag06.monitoring.tracing import TRACING
 from ag06.persistence.admission import Admission
 from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement, Subscription, deliveries_of
 from ag06.persistence.outage import Outage
 from ag06.retry import RetryBudget
-from ag06.retry_after import requested_wait
 from ag06.runtime.callers import Callers, Spawn
 from ag06.runtime.committer import Committer
 from ag06.runtime.context import Context
 from ag06.runtime.intake import Intake, Prefetch
+from ag06.runtime.interruption import failure_of
 from ag06.runtime.invocation import invoke
 from ag06.runtime.isolation import Isolation
 from ag06.runtime.knobs import Following
@@ -32,7 +34,8 @@ from ag06.runtime.reporting import Reporter, log_dead_letter, log_postponed
 from ag06.runtime.step import Step
 from ag06.runtime.threads import CallThreads
 from ag06.runtime.variants import SPLITS
-from ag06.runtime.verdict import bury, bury_killer, judge, killed_workers, wait_for_budget
+from ag06.runtime.verdict import bury, bury_killer, failed_before, judge, killed_workers, wait_apart, wait_for_budget
+from ag06.stopping import asks_to_stop
 
 if TYPE_CHECKING:
     from ag06.monitoring.spans import Span
@@ -241,7 +244,7 @@ class StepRunner:
         TRACING.shield()
         while (delivery := await self._next()) is not None:
             # What failed before runs alone: no company is worth waiting for.
-            batch = [delivery] if delivery.attempts else await self._gather(delivery)
+            batch = [delivery] if failed_before(delivery) else await self._gather(delivery)
             async with self._callers:
                 await self._process_batch(batch)
             await asyncio.sleep(0)
@@ -268,7 +271,7 @@ class StepRunner:
         event = await self._admit(delivery)
         if event is None:
             return
-        await self._try(delivery, event, started, first=not delivery.attempts)
+        await self._try(delivery, event, started, first=not failed_before(delivery))
 
     async def _try(self, delivery: Delivery, event: Event[Any], started: float, *, first: bool) -> bool:
         """Call the step for one admitted event; return whether it worked."""
@@ -292,8 +295,8 @@ class StepRunner:
 
     async def _process_batch(self, deliveries: list[Delivery]) -> None:
         """Call the step for many deliveries; what failed before runs alone."""
-        alone = [delivery for delivery in deliveries if delivery.attempts]
-        together = [delivery for delivery in deliveries if not delivery.attempts]
+        alone = [delivery for delivery in deliveries if failed_before(delivery)]
+        together = [delivery for delivery in deliveries if not failed_before(delivery)]
         if len(together) > 1:
             await self._process_together(together)
         else:
@@ -319,20 +322,31 @@ class StepRunner:
             await self._try_each(batch, started, failure)
 
     async def _try_each(self, batch: list[tuple[Delivery, Event[Any]]], started: float, failure: BaseException) -> None:
-        """Tell the good events of a failed batch from the bad ones.
+        """Tell the good events of a failed batch from the bad ones: each is judged by a call of its own.
 
-        A try alone is free behind one that worked; otherwise it takes from the budget as a retry does, and where there
-        is none the failure of the batch is the event's own. None is given up without a try of its own.
+        A try alone is free after one that worked, or takes from the budget as a retry does. Without budget the
+        event comes back later to be tried alone, at no cost; so do all of a batch that asks for a wait. What a breaker
+        refuses was not tried: it comes back as it was.
         """
-        _logger.warning("step %s failed on %d events, trying each alone: %r", self.step.name, len(batch), failure)
-        must_wait = requested_wait(failure) is not None
+        _logger.warning(
+            "step %s failed on %d events, trying each alone: %s", self.step.name, len(batch), describe(failure)
+        )
+        decision = decide(failure, self.step.retry.on)
+        asks_to_wait = decision.kind == "passing" and decision.wait is not None
         worked = False
         for delivery, event in batch:
-            is_last = not (isinstance(failure, CircuitOpen) or self.step.retry.retries(failure, 1))
-            if is_last or (not must_wait and (worked or self._shared.budget.withdraw())):
-                worked = await self._try(delivery, event, time.time(), first=False)
-            else:
+            if decision.kind == "refused":
                 self._fail(delivery, event, started, failure)
+            elif not asks_to_wait and (worked or self._shared.budget.withdraw()):
+                worked = await self._try_again(delivery)
+            else:
+                apart = wait_apart(delivery, self.step.retry, decision.wait if asks_to_wait else None)
+                self._settle(apart, (event.id,), started, failure)
+
+    async def _try_again(self, delivery: Delivery) -> bool:
+        """Call the step with the event as it is stored: the failed call may have changed the one it got."""
+        event = self._decode(delivery)
+        return event is not None and await self._try(delivery, event, time.time(), first=False)
 
     @property
     def _counts_starts(self) -> bool:
@@ -345,18 +359,24 @@ class StepRunner:
     async def _admit(self, delivery: Delivery) -> Event[Any] | None:
         """Return the event if it may run now; otherwise settle the delivery and return `None`."""
         retry = self.step.retry
-        if delivery.suspect or delivery.deaths or delivery.attempts or self._counts_starts:
+        if delivery.suspect or delivery.deaths or failed_before(delivery) or self._counts_starts:
             if killed_workers(delivery, retry) >= retry.attempts:
                 self._settle(bury_killer(delivery, retry, int(time.time() * 1000)), (), time.time())
                 return None
-            if delivery.attempts and not self._shared.budget.withdraw():
+            if failed_before(delivery) and not self._shared.budget.withdraw():
                 self._settle(wait_for_budget(delivery), (), time.time())
                 return None
             if delivery.suspect or self._counts_starts:
                 await self._note_start(delivery)
+        return self._decode(delivery)
+
+    def _decode(self, delivery: Delivery) -> Event[Any] | None:
+        """Return the event as the step's annotation asks for it; otherwise settle the delivery and return `None`."""
         try:
             return decode_event(delivery.body, delivery.recorded_ms, self.step.decode)
-        except Exception as error:  # noqa: BLE001 - a data class of the user's may raise anything
+        except BaseException as error:  # a data class of the user's may raise anything
+            if asks_to_stop(error):
+                raise
             self._observer.refused()
             self._settle(bury(delivery, error, "invalid", int(time.time() * 1000)), (), time.time(), error)
             return None
@@ -399,27 +419,20 @@ class StepRunner:
             self._observer.abandon(call)
             raise
         span = self._observer.end(call, failure, len(events))
-        if first_attempts and not isinstance(failure, CircuitOpen):  # what was refused was no attempt
+        if first_attempts and not is_refusal(failure):  # what was refused was no attempt
             self._shared.budget.deposit(first_attempts)
         return failure, span
 
     async def _call(self, argument: Any, context: Context) -> BaseException | None:
-        """Call the step; return what it raised, but let a cancellation of this worker through."""
+        """Call the step; return what it raised, but let the end of this worker through."""
         try:
             await invoke(self.step, argument, context, self._executor, self._isolation)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if self._stopping:
+        except BaseException as error:  # noqa: BLE001 - whatever a step raises is its failure
+            try:
+                return failure_of(error, self._calling, stopping=self._stopping)
+            except BaseException:
                 context.close()
                 raise
-            # Unless the worker is torn down (see `abort`) the step did it to itself.
-            while task is not None and task.cancelling():
-                task.uncancel()
-            failure = StepFailed("the call was cancelled from within")  # a failure like any other
-            failure.__cause__ = error
-            return failure
-        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - whatever a step raises is its failure
-            return error
         return None
 
     # Settle

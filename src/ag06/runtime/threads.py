@@ -47,10 +47,22 @@ class CallThreads(Executor):
             self._busy += 1
             grows = self._alive < min(self._busy, self._limit)
             self._alive += grows
-        self._work.put((future, partial(fn, *args, **kwargs)))
         if grows:
-            threading.Thread(target=self._run, name=f"{self._name}-{next(self._numbers)}", daemon=True).start()
+            self._start()
+        self._work.put((future, partial(fn, *args, **kwargs)))
         return future
+
+    def _start(self) -> None:
+        """Start one more thread; where the system refuses that, be content with those there are."""
+        try:
+            threading.Thread(target=self._run, name=f"{self._name}-{next(self._numbers)}", daemon=True).start()
+        except BaseException:
+            with self._lock:
+                self._alive -= 1
+                is_alone = not self._alive
+                self._busy -= is_alone
+            if is_alone:
+                raise
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
         """Let every thread end after its call; waits for none."""
@@ -81,6 +93,14 @@ class CallThreads(Executor):
             ends = self._alive > max(self._limit, self._busy)
             self._alive -= ends
             return ends
+
+
+def outcome_of(call: Callable[[], R]) -> tuple[R | None, BaseException | None]:
+    """Return what `call` returns, and what it raises: a future refuses to carry some exceptions to an event loop."""
+    try:
+        return call(), None
+    except BaseException as error:  # noqa: BLE001 - whatever is raised in a thread is an outcome
+        return None, error
 
 
 def _nothing() -> None:

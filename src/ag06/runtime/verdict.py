@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 import random
 import time
-import traceback
 from collections.abc import Callable
 
-from ag06.errors import CircuitOpen, Reject
+import msgspec
+
+from ag06.error_text import kind_of, message_of, traceback_of
+from ag06.failure import decide
 from ag06.persistence.log import Bury, Delivery, Failure, Postpone, Reason
 from ag06.retry import Retry
-from ag06.retry_after import requested_wait
 
-_LONGEST_TRACEBACK = 16_000
-_LONGEST_MESSAGE = 2_000
 _BUDGET_WAIT_MS = 1_000
-_LONGEST_REFUSAL = 86_400.0
-"""Seconds after which a breaker is asked again whatever it said: steps may raise `CircuitOpen` themselves."""
 
 
 def killed_workers(delivery: Delivery, retry: Retry) -> int:
@@ -39,10 +36,28 @@ def bury_killer(delivery: Delivery, retry: Retry, now_ms: int) -> Bury:
     return Bury(delivery, failure)
 
 
+def failed_before(delivery: Delivery) -> bool:
+    """Return whether a call with this event failed before: its own, or that of a batch it was in."""
+    return bool(delivery.attempts or delivery.first_failed_ms)
+
+
 def wait_for_budget(delivery: Delivery) -> Postpone:
     """Return the settlement of a retry that found no budget: it comes back in about a second, at no cost."""
     wait_ms = int(_BUDGET_WAIT_MS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
     return Postpone(delivery, wait_ms, delivery.attempts, delivery.first_failed_ms)
+
+
+def wait_apart(
+    delivery: Delivery, retry: Retry, asked: float | None, clock: Callable[[], float] = time.time
+) -> Postpone:
+    """Return the settlement of an event whose batch failed: it comes back to be tried alone, at no cost of attempts.
+
+    The batch `asked` for so many seconds; without, it is as a retry that found no budget.
+    """
+    first = delivery.first_failed_ms or int(clock() * 1000)
+    if asked is None:
+        return msgspec.structs.replace(wait_for_budget(delivery), first_failed_ms=first)
+    return Postpone(delivery, math.ceil(retry.delay(1, at_least=asked) * 1000), delivery.attempts, first)
 
 
 def judge(
@@ -50,50 +65,37 @@ def judge(
 ) -> Postpone | Bury:
     """Return what to do with a delivery whose call raised `error`."""
     now_ms = int(clock() * 1000)
-    if isinstance(error, CircuitOpen):
-        wait = error.retry_after if error.retry_after > 0 else 0.0  # not a number is no wait
-        wait_ms = int(min(wait, _LONGEST_REFUSAL) * 1000) + 1
+    decision = decide(error, retry.on, clock)
+    if decision.kind == "refused":
+        wait_ms = int((decision.wait or 0.0) * 1000) + 1
         return Postpone(delivery, wait_ms, delivery.attempts, delivery.first_failed_ms)
     attempts = delivery.attempts + 1
-    if isinstance(error, Reject):
-        return bury(delivery, error, "rejected", now_ms)
-    if retry.retries(error, attempts):
-        asked = requested_wait(error, clock)
+    if decision.kind == "rejected":
+        return bury(delivery, error, "rejected", now_ms, decision.error)
+    if decision.kind == "passing" and attempts < retry.attempts:
         # Rounded up: not a moment before what was asked for.
-        wait_ms = math.ceil(retry.delay(attempts, at_least=asked or 0.0) * 1000)
+        wait_ms = math.ceil(retry.delay(attempts, at_least=decision.wait or 0.0) * 1000)
         return Postpone(delivery, wait_ms, attempts, delivery.first_failed_ms or now_ms)
-    return bury(delivery, error, "failed", now_ms)
+    return bury(delivery, error, "failed", now_ms, decision.error)
 
 
-def bury(delivery: Delivery, error: BaseException, reason: Reason, now_ms: int) -> Bury:
-    """Return the settlement that moves a delivery to the dead letters, with the error as it was."""
-    text = "".join(traceback.format_exception(error))
-    if len(text) > _LONGEST_TRACEBACK:
-        half = _LONGEST_TRACEBACK // 2
-        text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+def bury(
+    delivery: Delivery, error: BaseException, reason: Reason, now_ms: int, decisive: BaseException | None = None
+) -> Bury:
+    """Return the settlement that moves a delivery to the dead letters, with the traceback of `error`.
+
+    Class and message are those of the `decisive` exception, where that is inside a group.
+    """
     first = delivery.first_failed_ms or now_ms
     return Bury(
         delivery,
         Failure(
             reason=reason,
-            error_type=type(error).__name__,
-            message=_clean(words_of(error))[:_LONGEST_MESSAGE],
-            traceback=_clean(text),
+            error_type=kind_of(decisive or error),
+            message=message_of(decisive or error),
+            traceback=traceback_of(error),
             attempts=delivery.attempts + 1,
             first_ms=first,
             last_ms=now_ms,
         ),
     )
-
-
-def words_of(error: BaseException) -> str:
-    """Return what an exception says, whatever its `__str__` does."""
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - it is the user's code
-        return "(its __str__ failed)"
-
-
-def _clean(text: str) -> str:
-    """Return `text` as valid Unicode: an exception's words may hold lone surrogates, the store takes none."""
-    return text.encode(errors="backslashreplace").decode()

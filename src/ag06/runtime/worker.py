@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+from ag06.error_text import log_error
 from ag06.errors import StoreError
 from ag06.knob import Knob
 from ag06.persistence.admission import Admission
@@ -148,7 +149,7 @@ class Worker:
             return
         error = task.exception()
         if error is not None:
-            _logger.critical("%s stopped: %r", task.get_name(), error, exc_info=error)
+            log_error(_logger, error, "%s stopped", task.get_name(), level=logging.CRITICAL)
             if not self.failure.done():
                 self.failure.set_exception(error)
                 self.failure.exception()  # whoever awaits it gets it; nobody has to

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from ag06 import callables
 from ag06.breaker import CircuitBreaker
 from ag06.content import MAX_DATA_BYTES, check_name
 from ag06.errors import ConfigurationError, InvalidEvent, StoreUnavailable
@@ -24,7 +25,9 @@ from ag06.persistence.log import Durability, EventLog
 from ag06.persistence.outage import Outage
 from ag06.retry import Retry
 from ag06.runtime.dead_letters import DeadLetters
+from ag06.runtime.decorators import BatchDecorator, StepDecorator
 from ag06.runtime.knobs import Fixed, check_names, commit_wait
+from ag06.runtime.main_loop import run_until_done
 from ag06.runtime.outcome import Listener
 from ag06.runtime.shutdown import shutdown_signals
 from ag06.runtime.step import Batch, Start, Step, caller_frame, check_brackets, declare_step
@@ -136,7 +139,7 @@ class Workflow:
         timeout: float | None = None,
         concurrency: int | Knob | None = None,
         start: Start | None = None,
-    ) -> Callable[[F], F]:
+    ) -> StepDecorator:
         """Make a function `(event)` or `(event, ctx)` a step that receives every event of `event_type`.
 
         Args:
@@ -185,7 +188,7 @@ class Workflow:
         timeout: float | None = None,
         concurrency: int | Knob | None = None,
         start: Start | None = None,
-    ) -> Callable[[F], F]:
+    ) -> BatchDecorator:
         """Make a function `(events)` or `(events, ctx)` a step that receives lists of 1 to `max_size` events.
 
         A call waits up to `max_wait` seconds for more events. A batch is acknowledged as a whole, with its outputs;
@@ -275,7 +278,14 @@ class Workflow:
         return {setting.name: setting.value for setting in settings if isinstance(setting, Fixed)}
 
     def on_outcome(self, listener: Listener) -> Listener:
-        """Call `listener(outcome)` for every delivery that this process settles; fit to be a decorator."""
+        """Call `listener(outcome)` for every delivery that this process settles; fit to be a decorator.
+
+        It is a plain function, called in the event loop. Raises `ConfigurationError` for an async one.
+        """
+        if not callable(listener) or callables.is_async(listener) or callables.is_generator(listener):
+            raise ConfigurationError(f"on_outcome: {listener!r} is no plain function; write def listener(outcome)")
+        if not callables.takes(listener, 1):
+            raise ConfigurationError(f"on_outcome: {listener!r} cannot be called with one outcome; write (outcome)")
         self._listeners.append(listener)
         return listener
 
@@ -481,7 +491,7 @@ class Workflow:
 
         if not logging.getLogger().handlers:
             configure_logging()
-        asyncio.run(self.serve())
+        run_until_done(self.serve())
 
 
 _all: weakref.WeakSet[Workflow] = weakref.WeakSet()
