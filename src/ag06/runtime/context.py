@@ -6,12 +6,15 @@ import datetime as dt
 from collections.abc import Generator
 from typing import Any
 
-from ag06.errors import StepFailed
+from ag06.errors import InvalidEvent, StepFailed
 from ag06.event import Event, Priority, to_millis
 from ag06.ids import derived_id
 from ag06.monitoring.tracing import TRACING
 from ag06.persistence.admission import Admission
 from ag06.persistence.log import Record
+
+MAX_OUTPUT_BYTES = 16 * 1024 * 1024
+"""Most bytes that the outputs of one call have together as JSON, unless the workflow sets another limit."""
 
 
 class OutputId(str):
@@ -34,7 +37,19 @@ class Context:
         taken_over: whether a worker died, or lost its lease, while it held the event.
     """
 
-    __slots__ = ("_admission", "_closed", "_counts", "_events", "_outputs", "attempt", "step", "taken_over", "workflow")
+    __slots__ = (
+        "_admission",
+        "_closed",
+        "_counts",
+        "_events",
+        "_limit",
+        "_outputs",
+        "_size",
+        "attempt",
+        "step",
+        "taken_over",
+        "workflow",
+    )
 
     def __init__(
         self,
@@ -44,6 +59,7 @@ class Context:
         admission: Admission,
         attempt: int = 1,
         taken_over: bool = False,
+        max_output_bytes: int = MAX_OUTPUT_BYTES,
     ) -> None:
         """Made by the runtime for each call."""
         self.workflow = workflow
@@ -54,6 +70,8 @@ class Context:
         self._admission = admission
         self._outputs: list[Record] | None = None
         self._counts: dict[str, int] = {}
+        self._limit = max_output_bytes
+        self._size = 0
         self._closed = False
 
     def publish(
@@ -73,7 +91,8 @@ class Context:
 
         It keeps the correlation and the priority of its cause (`cause`, else the event being processed, else the
         first of the batch), and its id follows from (cause, step, how many of this cause came before): a step that runs
-        twice is heard once. `source` is `workflow.step` unless given. Raises `InvalidEvent` as `persist_event` does.
+        twice is heard once. `source` is `workflow.step` unless given. Raises `InvalidEvent` as `persist_event` does,
+        and when the outputs of this call exceed `max_output_bytes` of the workflow; that output is not in the outbox.
         Returns the id; awaiting it is allowed and does nothing.
         """
         if self._closed:
@@ -87,23 +106,36 @@ class Context:
         source = source or f"{self.workflow}.{self.step}"
         millis = to_millis(parent.recorded or parent.time)
         identity = derived_id(parent.id, f"{self.workflow}.{self.step}", ordinal, millis)
-        self._outputs.append(
-            self._admission.output(
-                identity,
-                parent,
-                event_type,
-                source,
-                data,
-                priority=priority,
-                subject=subject,
-                traceparent=TRACING.output(event_type, parent, identity),
-                time=time,
-                delay=delay,
-                at=at,
-            )
+        record = self._admission.output(
+            identity,
+            parent,
+            event_type,
+            source,
+            data,
+            priority=priority,
+            subject=subject,
+            traceparent=TRACING.output(event_type, parent, identity),
+            time=time,
+            delay=delay,
+            at=at,
         )
+        size = self._size + len(record.body)
+        if size > self._limit:
+            raise self._too_large(size)
+        self._size = size
+        self._outputs.append(record)
         self._counts[parent.id] = ordinal + 1
         return OutputId(identity)
+
+    def _too_large(self, size: int) -> InvalidEvent:
+        advice = (
+            "handle fewer events in a call (max_size)" if len(self._events) > 1 else "publish references to the data"
+        )
+        return InvalidEvent(
+            "data",
+            f"brings the outputs of this call of step {self.step!r} to {size} bytes in {len(self._outputs or ()) + 1} "
+            f"events; the limit is {self._limit} (max_output_bytes): {advice}, or raise the limit of the workflow",
+        )
 
     def close(self) -> tuple[Record, ...]:
         """End the call: return what was published; publishing later is an error. For the runtime."""

@@ -21,7 +21,7 @@ from ag06.retry import RetryBudget
 from ag06.retry_after import requested_wait
 from ag06.runtime.callers import Callers, Spawn
 from ag06.runtime.committer import Committer
-from ag06.runtime.context import Context
+from ag06.runtime.context import MAX_OUTPUT_BYTES, Context
 from ag06.runtime.intake import Intake, Prefetch
 from ag06.runtime.invocation import invoke
 from ag06.runtime.isolation import Isolation
@@ -53,6 +53,7 @@ class Shared(msgspec.Struct, frozen=True):
     alone: asyncio.Lock
     listeners: list[Listener]
     commit_wait: Knob
+    max_output_bytes: int = MAX_OUTPUT_BYTES
 
 
 class StepRunner:
@@ -378,7 +379,10 @@ class StepRunner:
     def _context(self, events: list[Event[Any]], delivery: Delivery) -> Context:
         taken_over = delivery.suspect or delivery.deaths > 0
         attempt = delivery.attempts + 1
-        return Context(self._shared.workflow, self.step.name, events, self._shared.admission, attempt, taken_over)
+        shared = self._shared
+        return Context(
+            shared.workflow, self.step.name, events, shared.admission, attempt, taken_over, shared.max_output_bytes
+        )
 
     async def _attempt(
         self, events: list[Event[Any]], context: Context, *, first_attempts: int

@@ -20,6 +20,7 @@ from ag06.persistence.log import EventLog
 from ag06.persistence.outage import Outage
 from ag06.retry import RETRIES_PER_SECOND, RetryBudget
 from ag06.runtime import knobs
+from ag06.runtime.context import MAX_OUTPUT_BYTES
 from ag06.runtime.leases import LeaseKeeper
 from ag06.runtime.outcome import Listener
 from ag06.runtime.step import Step
@@ -70,15 +71,22 @@ class Worker:
         commit_wait: Knob | None = None,
         keeper: RetentionKeeper | None = None,
         name: str | None = None,
+        max_output_bytes: int = MAX_OUTPUT_BYTES,
     ) -> None:
         """Run `steps` on `log`; leases last `visibility` seconds. `keeper` archives and deletes what is due.
 
-        Commits wait for company as long as `commit_wait` says.
+        Commits wait for company as long as `commit_wait` says. `max_output_bytes` limits the outputs of one call.
         """
         self.name = name or worker_name()
         self._log = log
         shared = Shared(
-            workflow, admission, retry_budget(), asyncio.Lock(), listeners, commit_wait or knobs.commit_wait()
+            workflow,
+            admission,
+            retry_budget(),
+            asyncio.Lock(),
+            listeners,
+            commit_wait or knobs.commit_wait(),
+            max_output_bytes,
         )
         self._runners = [StepRunner(step, log.subscribe(step.group, self.name, visibility), shared) for step in steps]
         self._keeper = LeaseKeeper([runner.subscription for runner in self._runners], visibility)
