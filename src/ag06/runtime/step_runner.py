@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Coroutine, Sequence
@@ -28,6 +29,7 @@ from ag06.runtime.isolation import Isolation
 from ag06.runtime.knobs import Following
 from ag06.runtime.observing import StepObserver
 from ag06.runtime.outcome import Listener
+from ag06.runtime.quarantine import Quarantine, must_run_alone
 from ag06.runtime.reporting import Reporter, log_dead_letter, log_postponed
 from ag06.runtime.step import Step
 from ag06.runtime.threads import CallThreads
@@ -45,12 +47,12 @@ _TURN = 16  # calls in a row before other tasks of the loop get a turn, where no
 
 
 class Shared(msgspec.Struct, frozen=True):
-    """What the steps of one worker have in common. One suspect runs at a time in the whole process."""
+    """What the steps of one worker have in common."""
 
     workflow: str
     admission: Admission
     budget: RetryBudget
-    alone: asyncio.Lock
+    quarantine: Quarantine
     listeners: list[Listener]
     commit_wait: Knob
     max_output_bytes: int = MAX_OUTPUT_BYTES
@@ -74,7 +76,9 @@ class StepRunner:
         self._prefetch = Prefetch(1, _LARGEST_PREFETCH)
         self._held = 0
         self._held_suspects = 0
-        self._suspect_settled = asyncio.Event()
+        self._suspect_calls: set[asyncio.Task[None]] = set()
+        self._suspect_ends: dict[int, asyncio.Event] = {}
+        self._spawn: Spawn | None = None
         self._callers = Callers(step.concurrency)
         self._room = asyncio.Event()
         self._report = Reporter(step.name, shared.listeners)
@@ -93,6 +97,7 @@ class StepRunner:
     def start(self, spawn: Spawn) -> None:
         """Start the tasks of this step with `spawn(coroutine, name)`, which watches over them."""
         name = self.step.group
+        self._spawn = spawn
         self._following = Following(self.step.knobs, self._adapt)
         self._adapt()
         self._commits = spawn(self._committer.run(), f"{name}: commit")
@@ -150,7 +155,7 @@ class StepRunner:
 
     @property
     def _calling(self) -> list[asyncio.Task[None]]:
-        return [*self._callers.tasks, *filter(None, [self._suspect_caller])]
+        return [*self._callers.tasks, *self._suspect_calls, *filter(None, [self._suspect_caller])]
 
     async def _committed(self) -> None:
         """Wait until everything is settled, or nothing more can be: the committer ended."""
@@ -231,12 +236,29 @@ class StepRunner:
     async def _call_suspects(self) -> None:
         TRACING.shield()
         while (delivery := await self._suspects.get()) is not None:
-            async with self._shared.alone:
-                self._suspect_settled.clear()
-                async with self._callers:
-                    await self._process(delivery)
-                # Only when the store knows how it ended may the next one kill this process: it is charged with deaths.
-                await self._suspect_settled.wait()
+            async with contextlib.AsyncExitStack() as turn:
+                await turn.enter_async_context(self._callers)
+                if must_run_alone(delivery, self.step.retry):
+                    await turn.enter_async_context(self._shared.quarantine.alone())
+                if self._stopping or self._spawn is None:
+                    return  # what is still held is given back when the subscription closes
+                work = self._call_suspect(delivery, turn.pop_all())
+                call = self._spawn(work, f"{self.step.group}: quarantine")
+                self._suspect_calls.add(call)
+                call.add_done_callback(self._suspect_calls.discard)
+
+    async def _call_suspect(self, delivery: Delivery, turn: contextlib.AsyncExitStack) -> None:
+        """Call the step for one delivery in quarantine; the turn ends once the store knows the result.
+
+        A death of this process before that would still be charged to it.
+        """
+        ended = self._suspect_ends[id(delivery)] = asyncio.Event()
+        try:
+            async with turn:
+                await self._process(delivery)
+                await ended.wait()
+        finally:
+            del self._suspect_ends[id(delivery)]
 
     async def _call_batches(self) -> None:
         TRACING.shield()
@@ -447,11 +469,12 @@ class StepRunner:
         for settlement, kept in zip(settlements, accepted, strict=True):
             deliveries = deliveries_of(settlement)
             count += len(deliveries)
-            suspects = sum(delivery.suspect for delivery in deliveries)
-            if suspects:
-                self._held += suspects
-                self._held_suspects -= suspects
-                self._suspect_settled.set()
+            for delivery in deliveries:
+                if delivery.suspect:
+                    self._held += 1
+                    self._held_suspects -= 1
+                    if (ended := self._suspect_ends.get(id(delivery))) is not None:
+                        ended.set()
             if not kept or isinstance(settlement, Bury):
                 self._say(settlement, kept)
             self._report.settled(settlement, kept)

@@ -23,6 +23,7 @@ from ag06.runtime import knobs
 from ag06.runtime.context import MAX_OUTPUT_BYTES
 from ag06.runtime.leases import LeaseKeeper
 from ag06.runtime.outcome import Listener
+from ag06.runtime.quarantine import Quarantine
 from ag06.runtime.step import Step
 from ag06.runtime.step_runner import Shared, StepRunner
 
@@ -83,7 +84,7 @@ class Worker:
             workflow,
             admission,
             retry_budget(),
-            asyncio.Lock(),
+            Quarantine(),
             listeners,
             commit_wait or knobs.commit_wait(),
             max_output_bytes,
