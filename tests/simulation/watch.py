@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ag06.event import id_and_subject
-from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Record, Settlement
+from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Record, Settlement, deliveries_of
 
 Key = tuple[str, str]
 """A step's group and an event's id."""
@@ -51,6 +51,8 @@ class Open(msgspec.Struct):
     attempts: int = 0
     first_failed_ms: int = 0
     deaths: int = 0
+    absolved: int = 0
+    """Commits of workers that had lost it: each may have taken a death back, at the price of an attempt."""
     due_ms: float = 0.0
     lease: Lease | None = None
 
@@ -152,6 +154,8 @@ class Watch:
         if known.due_ms > self.latest_ms:
             raise PromiseBroken(f"{key}: handed out {known.due_ms - self.latest_ms:.0f} ms before its wait is over")
         told = delivery.attempts, delivery.first_failed_ms, delivery.deaths
+        for _ in range(min(known.absolved, max(0, delivery.attempts - known.attempts))):
+            known.attempts, known.deaths, known.absolved = known.attempts + 1, max(-1, known.deaths - 1), known.absolved - 1
         if told != (known.attempts, known.first_failed_ms, known.deaths):
             raise PromiseBroken(
                 f"{key}: handed out with (attempts, first failed, deaths) {told}, but it is "
@@ -221,6 +225,11 @@ class Watch:
                 deliveries = settlement.deliveries if isinstance(settlement, Acknowledge) else (settlement.delivery,)
                 for delivery in deliveries:
                     self._settle(group, worker, settlement, delivery, now_ms)
+            else:
+                for delivery in deliveries_of(settlement):
+                    known, lease = self._holds(group, worker, delivery)
+                    if known is not None and (lease is None or lease.lost or lease.until_ms <= self.latest_ms):
+                        known.absolved += 1
         self.look()
         for settlement, accepted in zip(settlements, kept, strict=True):
             if accepted and isinstance(settlement, Acknowledge):

@@ -84,6 +84,7 @@ def test_a_breaker_that_says_nonsense_ends_no_worker(seconds: float, delay_ms: i
         (1, False, 5, 1),  # trusted again after a retry
         (0, True, 1, 0),  # with a single attempt every start is noted
         (1, True, 1, 1),
+        (-1, True, 5, 0),  # the worker of the first came back
     ],
 )
 def test_deaths_are_counted_as_noted_and_the_first_as_well(

@@ -161,8 +161,10 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         token: the store's own name for it.
         attempts: failed attempts before this one.
         first_failed_ms: when the first of them failed; 0: none did.
-        deaths: workers that died while they were known to run this very event.
-        suspect: a worker died holding it, though perhaps not because of it.
+        deaths: workers that died while they were known to run this very event, less those that came back: it is
+            negative where one came back whose start was not noted.
+        suspect: a worker died or lost its lease holding it, though perhaps not because of it.
+        lapsed: the last of them lost its lease, and may still live.
     """
 
     token: Any
@@ -174,6 +176,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     first_failed_ms: int = 0
     deaths: int = 0
     suspect: bool = False
+    lapsed: bool = False
 
     @property
     def key(self) -> int:
@@ -207,7 +210,7 @@ class Postpone(msgspec.Struct, frozen=True):
     """Deliver again after `delay_ms`, with so many failed `attempts` to its account.
 
     One more attempt than before shows that this worker ran the event and lives: it is no suspect any more. What was
-    not even tried stays one.
+    not even tried stays one, and is `lapsed` no more: its worker had this delay to come back.
     """
 
     delivery: Delivery
@@ -263,6 +266,9 @@ class Subscription(Protocol):
 
         Returns, for each, whether it was accepted: `False` if this worker no longer holds one of its deliveries (it was
         taken over, or settled by an earlier call whose reply was lost); then nothing of that settlement was done.
+
+        A worker whose delivery was taken over is not dead if it commits. For each such delivery that is still open, the
+        death that was charged to it is taken back (`deaths`) and a failed attempt is added (`attempts`).
         """
         ...
 

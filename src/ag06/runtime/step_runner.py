@@ -34,7 +34,15 @@ from ag06.runtime.reporting import Reporter, log_dead_letter, log_postponed
 from ag06.runtime.step import Step
 from ag06.runtime.threads import CallThreads
 from ag06.runtime.variants import SPLITS
-from ag06.runtime.verdict import bury, bury_killer, judge, killed_workers, wait_for_budget
+from ag06.runtime.verdict import (
+    bury,
+    bury_killer,
+    bury_slow,
+    judge,
+    killed_workers,
+    wait_for_budget,
+    wait_for_sign_of_life,
+)
 
 if TYPE_CHECKING:
     from ag06.monitoring.spans import Span
@@ -56,6 +64,7 @@ class Shared(msgspec.Struct, frozen=True):
     listeners: list[Listener]
     commit_wait: Knob
     max_output_bytes: int = MAX_OUTPUT_BYTES
+    visibility: float = 30.0
 
 
 class StepRunner:
@@ -367,10 +376,9 @@ class StepRunner:
 
     async def _admit(self, delivery: Delivery) -> Event[Any] | None:
         """Return the event if it may run now; otherwise settle the delivery and return `None`."""
-        retry = self.step.retry
         if delivery.suspect or delivery.deaths or delivery.attempts or self._counts_starts:
-            if killed_workers(delivery, retry) >= retry.attempts:
-                self._settle(bury_killer(delivery, retry, int(time.time() * 1000)), (), time.time())
+            if (end := self._condemn(delivery)) is not None:
+                self._settle(end, (), time.time())
                 return None
             if delivery.attempts and not self._shared.budget.withdraw():
                 self._settle(wait_for_budget(delivery), (), time.time())
@@ -383,6 +391,17 @@ class StepRunner:
             self._observer.refused()
             self._settle(bury(delivery, error, "invalid", int(time.time() * 1000)), (), time.time(), error)
             return None
+
+    def _condemn(self, delivery: Delivery) -> Settlement | None:
+        """Return the settlement of an event that must not run again, or not yet, because of its earlier workers."""
+        retry, now_ms = self.step.retry, int(time.time() * 1000)
+        if killed_workers(delivery, retry) >= retry.attempts:
+            if delivery.lapsed:
+                return wait_for_sign_of_life(delivery, self._shared.visibility)
+            return bury_killer(delivery, retry, now_ms)
+        if delivery.suspect and delivery.attempts >= retry.attempts:
+            return bury_slow(delivery, now_ms)
+        return None
 
     async def _note_start(self, delivery: Delivery) -> None:
         outage = Outage(f"start of step {self.step.group}")

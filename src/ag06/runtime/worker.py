@@ -88,6 +88,7 @@ class Worker:
             listeners,
             commit_wait or knobs.commit_wait(),
             max_output_bytes,
+            visibility,
         )
         self._runners = [StepRunner(step, log.subscribe(step.group, self.name, visibility), shared) for step in steps]
         self._keeper = LeaseKeeper([runner.subscription for runner in self._runners], visibility)

@@ -170,7 +170,7 @@ class MemoryLog:
                 if pending.worker == worker
             ]
             for group, pending in lost:
-                group.take_over(pending)
+                group.take_over(pending, lapsed=False)
         log.wake()
         return len(lost)
 
@@ -356,6 +356,7 @@ class MemorySubscription:
         now_ms = self._now_ms()
         self._log.state.promote(now_ms)
         group = self._group
+        group.keep(self._worker, now_ms, now_ms + self._visibility_ms)
         group.expire(now_ms)
         deliveries: list[Delivery] = []
         while len(deliveries) < limit and (pending := group.next_runnable()) is not None:

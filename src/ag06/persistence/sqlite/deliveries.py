@@ -20,9 +20,11 @@ _FALL_DUE = """
 UPDATE deliveries SET state = 1, due = rank WHERE grp = ? AND state = 2 AND state > 0 AND due <= ?
 """
 _TAKE_OVER = """
-UPDATE deliveries SET state = 1, due = rank, worker = NULL, suspect = 1, deaths = deaths + started, started = 0
+UPDATE deliveries SET state = 1, due = rank, worker = NULL, suspect = ?, deaths = deaths + started, started = 0
 WHERE grp = ? AND state = 0 AND worker = ?
 """
+_DIED, LAPSED = 1, 2
+"""Values of `suspect` for what was taken over: its worker is known to be dead, or its lease lapsed."""
 _GIVE_BACK = """
 UPDATE deliveries SET state = 1, due = rank, worker = NULL, started = 0 WHERE grp = ? AND state = 0 AND worker = ?
 """
@@ -148,7 +150,7 @@ def expire(connection: sqlite3.Connection, group_id: int, now_ms: int, visibilit
     for (worker,) in connection.execute(
         "SELECT id FROM workers WHERE grp = ? AND expires <= ?", (group_id, now_ms)
     ).fetchall():
-        connection.execute(_TAKE_OVER, (group_id, worker))
+        connection.execute(_TAKE_OVER, (LAPSED, group_id, worker))
         connection.execute("DELETE FROM workers WHERE id = ?", (worker,))
 
 
@@ -156,7 +158,7 @@ def take_over_worker(connection: sqlite3.Connection, worker: str) -> int:
     """Hand out again what a dead worker held in any group; return how many deliveries."""
     count = 0
     for number, group_id in connection.execute("SELECT id, grp FROM workers WHERE name = ?", (worker,)).fetchall():
-        count += connection.execute(_TAKE_OVER, (group_id, number)).rowcount
+        count += connection.execute(_TAKE_OVER, (_DIED, group_id, number)).rowcount
         connection.execute("DELETE FROM workers WHERE id = ?", (number,))
     return count
 
