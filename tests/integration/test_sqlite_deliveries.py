@@ -157,7 +157,7 @@ async def test_what_a_worker_lost_and_got_again_is_held_by_its_second_run_alone(
     assert await frozen.commit([Bury(before[1], failure())]) == [False]
     assert await log.release_worker("w1") == 1
     (again,) = await collect(frozen, 1)
-    assert again.deaths == -1  # it came back after its first loss, and was not known to run it at the second
+    assert again.deaths == 0
     assert await frozen.commit([done(again)]) == [True]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ag06.event import id_and_subject
-from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Record, Settlement, deliveries_of
+from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Record, Settlement
 
 Key = tuple[str, str]
 """A step's group and an event's id."""
@@ -52,7 +52,7 @@ class Open(msgspec.Struct):
     first_failed_ms: int = 0
     deaths: int = 0
     absolved: int = 0
-    """Commits of workers that had lost it: each may have taken a death back, at the price of an attempt."""
+    """How often a worker that lost it came back: each may have taken a death back, at the price of an attempt."""
     due_ms: float = 0.0
     lease: Lease | None = None
 
@@ -154,8 +154,9 @@ class Watch:
         if known.due_ms > self.latest_ms:
             raise PromiseBroken(f"{key}: handed out {known.due_ms - self.latest_ms:.0f} ms before its wait is over")
         told = delivery.attempts, delivery.first_failed_ms, delivery.deaths
-        for _ in range(min(known.absolved, max(0, delivery.attempts - known.attempts))):
-            known.attempts, known.deaths, known.absolved = known.attempts + 1, max(-1, known.deaths - 1), known.absolved - 1
+        more, less = delivery.attempts - known.attempts, known.deaths - delivery.deaths
+        if 0 <= more <= known.absolved and 0 <= less <= known.absolved:
+            known.attempts, known.deaths = delivery.attempts, delivery.deaths
         if told != (known.attempts, known.first_failed_ms, known.deaths):
             raise PromiseBroken(
                 f"{key}: handed out with (attempts, first failed, deaths) {told}, but it is "
@@ -195,6 +196,13 @@ class Watch:
             if known is not None and lease is not None and not lease.lost:
                 known.lease = None
 
+    def survived(self, group: str, deliveries: Sequence[Delivery]) -> None:
+        """A worker came back that had lost these."""
+        for delivery in deliveries:
+            known = self.open.get((group, id_and_subject(delivery.body)[0]))
+            if known is not None:
+                known.absolved += 1
+
     def left(self, group: str, worker: str) -> None:
         """A worker gave back everything it had of a group."""
         for (other, _), known in self.open.items():
@@ -225,11 +233,6 @@ class Watch:
                 deliveries = settlement.deliveries if isinstance(settlement, Acknowledge) else (settlement.delivery,)
                 for delivery in deliveries:
                     self._settle(group, worker, settlement, delivery, now_ms)
-            else:
-                for delivery in deliveries_of(settlement):
-                    known, lease = self._holds(group, worker, delivery)
-                    if known is not None and (lease is None or lease.lost or lease.until_ms <= self.latest_ms):
-                        known.absolved += 1
         self.look()
         for settlement, accepted in zip(settlements, kept, strict=True):
             if accepted and isinstance(settlement, Acknowledge):

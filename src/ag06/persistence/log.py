@@ -9,7 +9,7 @@ the contract written in these docstrings.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -183,6 +183,11 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         """The sort key for dispatch, lowest first."""
         return dispatch_key(self.recorded_ms, self.level)
 
+    @property
+    def name(self) -> str:
+        """The event's name within its group, as `EventLog.vouch` takes it: the same in each hand-over."""
+        return str(self.token[0] if isinstance(self.token, tuple) else self.token)
+
 
 Reason = Literal["failed", "rejected", "invalid", "worker_died"]
 
@@ -266,14 +271,19 @@ class Subscription(Protocol):
 
         Returns, for each, whether it was accepted: `False` if this worker no longer holds one of its deliveries (it was
         taken over, or settled by an earlier call whose reply was lost); then nothing of that settlement was done.
-
-        A worker whose delivery was taken over is not dead if it commits. For each such delivery that is still open, the
-        death that was charged to it is taken back (`deaths`) and a failed attempt is added (`attempts`).
         """
         ...
 
     async def mark_started(self, deliveries: Sequence[Delivery]) -> None:
         """Note durably that these run now, so that a death of this worker counts against them."""
+        ...
+
+    async def survived(self, deliveries: Sequence[Delivery]) -> None:
+        """Report that this worker lives and ran these until after they were taken over from it.
+
+        For each that is still open and that this worker holds no more, the death charged to it is taken back (`deaths`,
+        not below -1) and a failed attempt is added (`attempts`). It is not idempotent: do not repeat it.
+        """
         ...
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
@@ -324,6 +334,14 @@ class EventLog(Protocol):
 
     async def release_worker(self, worker: str) -> int:
         """Hand out again, at once, what a worker held that is known to be dead; return how many deliveries."""
+        ...
+
+    async def vouch(self, worker: str, visibility: float, running: Mapping[str, Collection[str]] | None = None) -> int:
+        """Renew the leases of a worker that is known to live and cannot do it, for `visibility` seconds.
+
+        Without `running` of everything it holds; else of those deliveries alone, `Delivery.name` by group: the others
+        are given back, unharmed, to be handed out at once. Returns how many that were.
+        """
         ...
 
     def read(self, query: Query) -> AsyncIterator[list[Stored]]:

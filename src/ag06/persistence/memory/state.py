@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -114,6 +115,20 @@ class Group:
         pending.started = False
         pending.suspect, pending.lapsed = True, lapsed
         self.make_ready(pending)
+
+    def vouch(self, worker: str, until_ms: float, names: Collection[str] | None) -> int:
+        """Renew what a worker holds of these names, or all of it; give the rest back and return how many that were."""
+        count = 0
+        for position, pending in self.pending.items():
+            if pending.worker != worker:
+                continue
+            if names is None or str(position) in names:
+                pending.until_ms = until_ms
+            else:
+                pending.started = False
+                self.make_ready(pending)
+                count += 1
+        return count
 
     def keep(self, worker: str, now_ms: float, until_ms: float) -> None:
         """Extend the leases of a worker that fetches if some lease ended: it takes over none of its own."""
@@ -344,8 +359,6 @@ class State:
         """Do one settlement whole, or nothing of it."""
         if isinstance(settlement, Acknowledge):
             if any(group.held(delivery.token, worker) is None for delivery in settlement.deliveries):
-                for delivery in settlement.deliveries:
-                    group.absolve(delivery.token, worker)
                 return False
             for delivery in settlement.deliveries:
                 group.settle(delivery.token[0])
@@ -354,7 +367,6 @@ class State:
             return True
         pending = group.held(settlement.delivery.token, worker)
         if pending is None:
-            group.absolve(settlement.delivery.token, worker)
             return False
         position = settlement.delivery.token[0]
         if isinstance(settlement, Bury):

@@ -51,27 +51,13 @@ local function postpone(token, delay, attempts, first_ms)
   end
 end
 
--- This worker lost a delivery and lives, so it was slow: take back the death charged for it, add a failed attempt.
-local function absolve(token)
-  local owner = holder(token)
-  local note = owner and owner ~= worker and read_note(token)
-  if note and note[4] > 0 then
-    note[1], note[3] = note[1] + 1, math.max(-1, note[3] - 1)
-    write_note(token, note)
-  end
-end
-
 local function all_held(settlement)
-  local lost = {}
   for _, token in ipairs(settlement[2]) do
     if not is_held(held, token) then
-      lost[#lost + 1] = token
+      return false
     end
   end
-  for _, token in ipairs(lost) do
-    absolve(token)
-  end
-  return #lost == 0
+  return true
 end
 
 local refused, outcomes, settled = {}, {}, {}
@@ -80,7 +66,6 @@ for _, token in ipairs(lone) do
     finish(token)
   else
     refused[#refused + 1] = token
-    absolve(token)
   end
 end
 for i, settlement in ipairs(settlements) do

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -163,11 +163,43 @@ def take_over_worker(connection: sqlite3.Connection, worker: str) -> int:
     return count
 
 
+def vouch(
+    connection: sqlite3.Connection, worker: str, expires_ms: int, running: Mapping[str, Collection[str]] | None
+) -> int:
+    """Extend the leases of a worker to `expires_ms`; give back all but the `running`; return how many.
+
+    Nothing is given back if `running` is `None`.
+    """
+    count = 0
+    for number, group_id, group in connection.execute(
+        "SELECT w.id, w.grp, g.name FROM workers w JOIN groups g ON g.id = w.grp WHERE w.name = ?", (worker,)
+    ).fetchall():
+        connection.execute("UPDATE workers SET expires = max(expires, ?) WHERE id = ?", (expires_ms, number))
+        if running is not None:
+            names = running.get(group, ())
+            held = connection.execute(
+                "SELECT seq FROM deliveries WHERE grp = ? AND state = 0 AND worker = ?", (group_id, number)
+            ).fetchall()
+            others = [(group_id, number, seq) for (seq,) in held if str(seq) not in names]
+            connection.executemany(_GIVE_BACK + " AND seq = ?", others)
+            count += len(others)
+    return count
+
+
 def mark_started(connection: sqlite3.Connection, group_id: int, worker: int, deliveries: Sequence[Delivery]) -> None:
     """Note that a worker runs these now."""
     connection.executemany(
         "UPDATE deliveries SET started = 1 WHERE grp = ? AND seq = ? AND state = 0 AND worker = ?",
         [(group_id, delivery.token[0], worker) for delivery in deliveries if delivery.token[2] == worker],
+    )
+
+
+def absolve(connection: sqlite3.Connection, group_id: int, deliveries: Sequence[Delivery]) -> None:
+    """Take back the deaths charged for a worker that lost these and lives: it was slow, which is a failed attempt."""
+    connection.executemany(
+        "UPDATE deliveries SET deaths = max(-1, deaths - 1), attempts = attempts + 1 "
+        "WHERE grp = ?1 AND seq = ?2 AND suspect > 0 AND NOT (state = 0 AND worker = ?3)",
+        [(group_id, delivery.token[0], delivery.token[2]) for delivery in deliveries],
     )
 
 

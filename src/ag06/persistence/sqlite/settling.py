@@ -22,9 +22,6 @@ _POSTPONE = """
 UPDATE deliveries SET state = 2, due = ?1, worker = NULL, suspect = suspect AND attempts >= ?2, attempts = ?2,
 first_failed = ?3, started = 0 WHERE grp = ?4 AND seq = ?5
 """
-_ABSOLVE = """
-UPDATE deliveries SET deaths = max(-1, deaths - 1), attempts = attempts + 1 WHERE grp = ? AND seq = ? AND suspect > 0
-"""
 
 
 class Settling:
@@ -72,9 +69,7 @@ class Settling:
 
     def _settle(self, settlement: Settlement) -> bool:
         deliveries = deliveries_of(settlement)
-        lost = [delivery for delivery in deliveries if not self._holds(delivery)]
-        if lost:  # this worker was slow: the deaths that were charged for it are taken back
-            self._connection.executemany(_ABSOLVE, [(self._group.id, delivery.token[0]) for delivery in lost])
+        if not all(self._holds(delivery) for delivery in deliveries):
             return False
         if isinstance(settlement, Postpone):
             due_ms = self._now_ms + settlement.delay_ms
