@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,9 +20,11 @@ from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settleme
 from ag06.persistence.outage import Outage
 from ag06.retry import RetryBudget
 from ag06.retry_after import requested_wait
+from ag06.runtime.call_board import CallBoard
 from ag06.runtime.callers import Callers, Spawn
 from ag06.runtime.committer import Committer
-from ag06.runtime.context import MAX_OUTPUT_BYTES, Context
+from ag06.runtime.context import Context
+from ag06.runtime.heartbeat import Heartbeat
 from ag06.runtime.intake import Intake, Prefetch
 from ag06.runtime.invocation import invoke
 from ag06.runtime.isolation import Isolation
@@ -63,8 +65,10 @@ class Shared(msgspec.Struct, frozen=True):
     quarantine: Quarantine
     listeners: list[Listener]
     commit_wait: Knob
-    max_output_bytes: int = MAX_OUTPUT_BYTES
-    visibility: float = 30.0
+    max_output_bytes: int
+    visibility: float
+    heartbeat: Heartbeat
+    board: CallBoard | None
 
 
 class StepRunner:
@@ -79,11 +83,15 @@ class StepRunner:
         self.step = step
         self.subscription = subscription
         self._shared = shared
+        self._heartbeat = shared.heartbeat
+        self._board = shared.board
+        self._slots: dict[int, int] = {}
         self._intake = Intake()
         self._suspects = Intake()
         self._per_call = 1
         self._prefetch = Prefetch(1, _LARGEST_PREFETCH)
         self._held = 0
+        self.settled_count = 0
         self._held_suspects = 0
         self._suspect_calls: set[asyncio.Task[None]] = set()
         self._suspect_ends: dict[int, asyncio.Event] = {}
@@ -197,6 +205,7 @@ class StepRunner:
                 self._room.clear()
                 await self._room.wait()
                 continue
+            missed = self._heartbeat.missed
             try:
                 deliveries = await self.subscription.fetch(min(room, self.step.knobs.fetch_size.value), _FETCH_WAIT)
             except StoreError as error:
@@ -206,6 +215,9 @@ class StepRunner:
                 continue
             outage.over()
             wait = 0.05
+            if missed != self._heartbeat.missed:  # fetched while the loop was blocked, perhaps lost since
+                await self._give_back(deliveries)
+                continue
             self._accept(deliveries)
             await asyncio.sleep(0)  # let the calls start before the next fetch takes its time
 
@@ -229,18 +241,32 @@ class StepRunner:
             async with self._callers:
                 await self._process(delivery)
             turn += 1
-            if turn == _TURN:
+            if turn == _TURN or self._heartbeat.is_due:
                 turn = 0
                 await asyncio.sleep(0)
 
     async def _next(self) -> Delivery | None:
         """Return the delivery that a caller is to take; `None` if it is to end."""
         while not (self._intake.closed or self._callers.dismiss()):
+            if self._heartbeat.is_late and (self._intake or self._suspects):
+                await self._give_back_unstarted()
             delivery = self._intake.take()
             if delivery is not None:
                 return delivery
             await self._intake.wait()
         return None
+
+    async def _give_back_unstarted(self) -> None:
+        """Give back what waits for a call: the loop was blocked for so long that it was lost, or is about to be."""
+        unstarted = [*self._intake.clear(), *(suspects := self._suspects.clear())]
+        self._held -= len(unstarted) - len(suspects)
+        self._held_suspects -= len(suspects)
+        await self._give_back(unstarted)
+        self._room.set()
+
+    async def _give_back(self, deliveries: Sequence[Delivery]) -> None:
+        if deliveries:
+            await self._insist(lambda: self.subscription.release(deliveries), "release")
 
     async def _call_suspects(self) -> None:
         TRACING.shield()
@@ -304,6 +330,7 @@ class StepRunner:
 
     async def _try(self, delivery: Delivery, event: Event[Any], started: float, *, first: bool) -> bool:
         """Call the step for one admitted event; return whether it worked."""
+        self._show(delivery, event)
         context = self._context([event], delivery)
         failure, span = await self._attempt([event], context, first_attempts=int(first))
         outputs = context.close()
@@ -312,6 +339,11 @@ class StepRunner:
             return True
         self._fail(delivery, event, started, failure, span)
         return False
+
+    def _show(self, delivery: Delivery, event: Event[Any]) -> None:
+        """Show the supervisor, if there is one, that the call of a delivery begins; until it is settled."""
+        if self._board is not None and id(delivery) not in self._slots:
+            self._slots[id(delivery)] = self._board.begin(self.step.group, delivery.name, event.id)
 
     def _fail(
         self, delivery: Delivery, event: Event[Any], started: float, failure: BaseException, span: Span | None = None
@@ -340,6 +372,8 @@ class StepRunner:
         batch = [(delivery, event) for delivery, event in events if event is not None]
         if not batch:
             return
+        for delivery, event in batch:
+            self._show(delivery, event)
         arguments = [event for _, event in batch]
         context = self._context(arguments, batch[0][0])
         failure, span = await self._attempt(arguments, context, first_attempts=len(batch))
@@ -404,11 +438,15 @@ class StepRunner:
         return None
 
     async def _note_start(self, delivery: Delivery) -> None:
-        outage = Outage(f"start of step {self.step.group}")
+        await self._insist(lambda: self.subscription.mark_started([delivery]), "start")
+
+    async def _insist(self, call: Callable[[], Awaitable[None]], what: str) -> None:
+        """Call the store until it answers."""
+        outage = Outage(f"{what} of step {self.step.group}")
         wait = 0.05
         while True:
             try:
-                await self.subscription.mark_started([delivery])
+                await call()
             except StoreError as error:
                 outage.failed(error)
                 await asyncio.sleep(wait)
@@ -489,6 +527,8 @@ class StepRunner:
             deliveries = deliveries_of(settlement)
             count += len(deliveries)
             for delivery in deliveries:
+                if self._board is not None and (slot := self._slots.pop(id(delivery), 0)):
+                    self._board.end(slot)
                 if delivery.suspect:
                     self._held += 1
                     self._held_suspects -= 1
@@ -498,6 +538,7 @@ class StepRunner:
                 self._say(settlement, kept)
             self._report.settled(settlement, kept)
         self._held -= count
+        self.settled_count += count
         self._prefetch.settled(count, time.monotonic())
         self._room.set()
 

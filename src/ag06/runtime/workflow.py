@@ -360,6 +360,11 @@ class Workflow:
         """Where health, metrics and status are served while the workflow runs here; `None` where they are not."""
         return None if self._monitor is None else self._monitor.url
 
+    @property
+    def settled_count(self) -> int:
+        """Deliveries that its steps have settled since it runs in this process."""
+        return 0 if self._worker is None else self._worker.settled_count
+
     async def status(self, *, metrics: bool = True) -> dict[str, Any]:
         """Return what `/status` tells of this workflow while it runs here, JSON-able; nothing while it does not."""
         from ag06.runtime.status import status_of
