@@ -29,6 +29,7 @@ DEFAULTS: Mapping[str, str] = {
     "log_format": "json",
     "traces": "",
     "tune": "manual",
+    "stall_timeout": "60s",
 }
 """Every setting that has a fixed name (`AG06_` and the name in capitals), with its default."""
 
@@ -158,6 +159,8 @@ def check_setting(setting: Setting) -> None:
         _refuse(setting, ", ".join(accepted))
     if setting.name in SPANS:
         seconds_of(setting)
+    if setting.name == "stall_timeout":
+        timeout_of(setting)
     if setting.name == "traces" and setting.value.strip().lower() not in {"", "off"}:
         ratio_of(setting)
     if setting.name == "http_port" and setting.value.lower() != "off":
@@ -174,6 +177,16 @@ def seconds_of(setting: Setting) -> float | None:
     seconds = LONGEST + 1 if found is None else float(found[1]) * _UNITS[found[2]]
     if seconds > LONGEST:
         _refuse(setting, "seconds, or a number with its unit: 90s, 15m, 12h, 30d")
+    return seconds
+
+
+def timeout_of(setting: Setting) -> float | None:
+    """Return a time limit such as `60s` or `2m` in seconds, `None` if it is `off`."""
+    if setting.value.strip().lower() == "off":
+        return None
+    seconds = seconds_of(setting)
+    if not seconds:
+        _refuse(setting, "seconds, or a number with its unit: 60s, 2m; or off")
     return seconds
 
 

@@ -110,6 +110,40 @@ async def test_a_worker_that_leaves_gives_everything_back(log: EventLog) -> None
     assert not any(delivery.suspect or delivery.deaths for delivery in taken)
 
 
+async def test_a_lease_that_lapsed_is_told_apart_from_a_death(log: EventLog) -> None:
+    paused = await registered(log, worker="paused", visibility=0.2)
+    await log.append([record(1)])
+    await collect(paused, 1)
+    heir = log.subscribe(GROUP, "heir", 3600)
+    (delivery,) = await collect(heir, 1)
+    assert (delivery.suspect, delivery.lapsed) == (True, True)
+    assert await heir.commit([Postpone(delivery, 0, 0, 0)]) == [True]  # not tried, but its worker had time to come back
+    (delivery,) = await collect(heir, 1)
+    assert (delivery.suspect, delivery.lapsed) == (True, False)
+    assert await log.release_worker("heir") == 1
+    (delivery,) = await collect(log.subscribe(GROUP, "next", 3600), 1)
+    assert (delivery.suspect, delivery.lapsed) == (True, False)
+
+
+@pytest.mark.parametrize("noted", [False, True])
+async def test_a_worker_that_comes_back_takes_back_the_death_charged_for_it(log: EventLog, noted: bool) -> None:
+    slow = await registered(log, worker="slow", visibility=0.2)
+    await log.append([record(1), record(2)])
+    (mine, _) = await collect(slow, 2)
+    if noted:
+        await slow.mark_started([mine])
+    heir = log.subscribe(GROUP, "heir", 3600)
+    (delivery, _) = sorted(await collect(heir, 2), key=number)
+    assert (delivery.deaths, delivery.attempts) == (int(noted), 0)
+    assert await slow.commit([done(mine)]) == [False]
+    await slow.survived([mine])
+    await heir.survived([delivery])  # it holds it still: nothing was charged
+    assert await log.release_worker("heir") == 2
+    (again, unharmed) = sorted(await collect(log.subscribe(GROUP, "next", 3600), 2), key=number)
+    assert (again.deaths, again.attempts, again.suspect) == (int(noted) - 1, 1, True)
+    assert (unharmed.deaths, unharmed.attempts) == (0, 0)
+
+
 async def test_an_expired_lease_that_nobody_took_over_still_commits(log: EventLog) -> None:
     subscription = await registered(log, visibility=0.2)
     await log.append([record(1)])
@@ -194,3 +228,30 @@ def StepSpec_beginning(group: str) -> object:  # noqa: N802 - reads as what it m
     from ag06.persistence.log import StepSpec
 
     return StepSpec(group, TYPE, "beginning")
+
+
+async def test_a_worker_that_is_vouched_for_keeps_all_its_leases(log: EventLog) -> None:
+    held_up = await registered(log, worker="held up", visibility=0.4)
+    await log.append([record(1)])
+    (delivery,) = await collect(held_up, 1)
+    other = log.subscribe(GROUP, "other", 3600)
+    for _ in range(8):
+        assert await log.vouch("held up", 0.4) == 0
+        assert await other.fetch(1, 0.1) == []
+    assert await held_up.commit([done(delivery)]) == [True]
+    assert await log.vouch("unknown", 0.4, {}) == 0
+
+
+async def test_what_a_held_up_worker_does_not_run_is_given_back_unharmed(log: EventLog) -> None:
+    held_up = await registered(log, worker="held up", visibility=0.4)
+    await log.append([record(n) for n in range(4)])
+    running, *waiting = sorted(await collect(held_up, 4), key=number)
+    await held_up.mark_started(waiting[:1])
+    other = log.subscribe(GROUP, "other", 3600)
+    assert await log.vouch("held up", 0.4, {GROUP: {running.name}}) == 3
+    taken = await collect(other, 3)
+    assert sorted(numbers(taken)) == [1, 2, 3]
+    assert not any(delivery.suspect or delivery.deaths for delivery in taken)
+    assert await held_up.commit([done(waiting[0])]) == [False]
+    assert await held_up.commit([done(running)]) == [True]
+    assert await log.vouch("held up", 0.4, {GROUP: set()}) == 0

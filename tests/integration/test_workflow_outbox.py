@@ -296,3 +296,37 @@ async def test_an_output_says_when_it_happened_and_what_it_is_about() -> None:
     assert (event.time, event.subject) == (noon, "alice")
     assert event.recorded is not None
     assert event.recorded > noon
+
+
+async def test_the_outputs_of_a_call_are_limited_where_they_are_published(store_url: str) -> None:
+    app = Workflow("shop", store=store_url, max_output_bytes=10_000)
+
+    @app.step("order", retry=Retry(attempts=1))
+    async def bill(event: Event, ctx: Context) -> None:
+        for n in range(event.data):
+            ctx.publish("billed", {"n": n, "text": "x" * 1_000})
+
+    async with app.running():
+        await app.publish("order", data=7)
+        await app.publish("order", data=12)
+        await app.drain(SECONDS)
+        assert len(await said(app, "billed")) == 7
+        (letter,) = await letters(app)
+        assert (letter.event.data, letter.error) == (12, "InvalidEvent")
+        assert "the limit is 10000 (max_output_bytes)" in letter.message
+
+
+async def test_a_batch_whose_outputs_exceed_the_limit_together_is_tried_event_by_event(store_url: str) -> None:
+    app = Workflow("shop", store=store_url, max_output_bytes=5_000)
+
+    @app.batch_step("order", max_size=20, max_wait=0.2, retry=Retry(attempts=5, initial=0.001))
+    async def bill(events: list[Event], ctx: Context) -> None:
+        for event in events:
+            ctx.publish("billed", {"n": event.data, "text": "x" * 1_000}, cause=event)
+
+    async with app.running():
+        for n in range(10):
+            await app.publish("order", data=n)
+        await app.drain(SECONDS)
+        assert sorted(data["n"] for data in await said(app, "billed")) == list(range(10))
+        assert await letters(app) == []

@@ -10,6 +10,7 @@ import pytest
 
 from ag06 import Context, Event, Outcome, Retry, Workflow
 from ag06.persistence.log import EventLog
+from ag06.runtime import quarantine
 from flows import SECONDS, letters, until
 from records import collect, events
 
@@ -41,13 +42,16 @@ async def test_what_a_dead_worker_held_is_processed_and_the_step_is_told(store_u
     assert sum(outcome.taken_over for outcome in outcomes) == 3
 
 
-async def test_what_was_taken_over_runs_one_at_a_time_and_nothing_else_waits_for_it(store_url: str) -> None:
+async def test_what_one_more_death_would_end_runs_one_at_a_time_and_nothing_else_waits_for_it(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "PATIENCE", 3600)
     app = Workflow("shop", store=store_url)
     leave = asyncio.Event()
     running = highest = 0
     seen: list[str] = []
 
-    @app.step("order", concurrency=4)
+    @app.step("order", concurrency=4, retry=Retry(attempts=2))
     async def bill(event: Event, ctx: Context) -> None:
         nonlocal running, highest
         if ctx.taken_over:
@@ -69,12 +73,15 @@ async def test_what_was_taken_over_runs_one_at_a_time_and_nothing_else_waits_for
     assert highest == 1
 
 
-async def test_what_was_taken_over_starts_only_when_the_end_of_the_one_before_is_stored(store_url: str) -> None:
+async def test_what_must_run_alone_starts_only_when_the_end_of_the_one_before_is_stored(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Or the death that the next one brings would be charged to the one before as well."""
+    monkeypatch.setattr(quarantine, "PATIENCE", 3600)
     app = Workflow("shop", store=store_url)
     left: list[int] = []
 
-    @app.step("order")
+    @app.step("order", retry=Retry(attempts=2))
     async def bill(event: Event) -> None:
         (group,) = (await app.events.stats()).groups
         left.append(group.backlog)
@@ -83,6 +90,37 @@ async def test_what_was_taken_over_starts_only_when_the_end_of_the_one_before_is
     async with app.running():
         await app.drain(SECONDS)
     assert left == [3, 2, 1]
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 5])
+async def test_a_taken_over_event_that_hangs_holds_up_only_its_subject(
+    store_url: str, attempts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "PATIENCE", 0.1)
+    app = Workflow("shop", store=store_url, grace=0.1)
+    seen: list[object] = []
+
+    @app.step("order", concurrency=2, retry=Retry(attempts=attempts))
+    async def bill(event: Event) -> None:
+        if event.data == "hangs":
+            await asyncio.sleep(3600)
+        seen.append(event.data)
+
+    @app.step("order", retry=Retry(attempts=attempts))
+    async def ship(event: Event) -> None:
+        seen.append(f"ship {event.data}")
+
+    await app.publish("order", data="hangs", subject="one")
+    await app.publish("order", data="behind it", subject="one")
+    for n in range(5):
+        await app.publish("order", data=n, subject=f"other {n}")
+    log = await app.events.log()
+    await collect(log.subscribe("shop.bill", "dead", 3600), 6)
+    await collect(log.subscribe("shop.ship", "dead", 3600), 6)
+    assert await log.release_worker("dead") == 12
+    async with app.running():
+        await until(lambda: len(seen) == 12)
+        assert set(seen) == {*range(5), *(f"ship {n}" for n in range(5)), "ship hangs", "ship behind it"}
 
 
 @pytest.mark.parametrize("plain", [False, True])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ag06 import Workflow
+from ag06.persistence.log import StepSpec
 from flows import SECONDS, letters, said, until
 from records import eventually
 from workers import ag06_run, write_flow
@@ -61,6 +62,42 @@ async def test_an_event_that_kills_its_workers_is_a_dead_letter_and_the_others_g
     assert (letter.event.id, letter.reason, letter.attempts) == (killer, "worker_died", 3)
     assert len({pid for _, pid in workers.notes("killer")}) == 3
     assert sorted(await said(app, "billed")) == list(range(30))
+    await app.close()
+
+
+@pytest.mark.parametrize("adapter", ["sqlite"])
+@pytest.mark.parametrize("attempts", [2, 4])
+async def test_no_innocent_event_is_taken_for_one_that_kills(store_url: str, tmp_path: Path, attempts: int) -> None:
+    """Twenty that are taken over together with the killer, and that take longer than it does."""
+    write_flow(
+        tmp_path,
+        f"""
+        app = Workflow("shop", visibility_timeout=3600)
+
+        @app.step("order", retry=Retry(attempts={attempts}), concurrency=8)
+        async def bill(event: Event, ctx: Context):
+            note("start", event.data)
+            if event.data == "killer":
+                await asyncio.sleep(0.02)
+                os._exit(9)
+            await asyncio.sleep(0.05)
+        """,
+    )
+    app = Workflow("shop", store=store_url)
+    for n in range(10):
+        await app.publish("order", data=n)
+    await app.publish("order", data="killer")
+    for n in range(10, 20):
+        await app.publish("order", data=n)
+    log = await app.events.log()
+    await log.register("shop", [StepSpec("shop.bill", "order", "beginning")])
+    assert len(await log.subscribe("shop.bill", "dead", 3600).fetch(100, SECONDS)) == 21
+    assert await log.release_worker("dead") == 21
+    async with ag06_run(tmp_path, store_url, "--workers", "2") as workers:
+        await settled(app, "shop.bill")
+        (letter,) = await letters(app)
+        assert await workers.terminate() == 0, workers.said
+    assert (letter.event.data, letter.reason, letter.attempts) == ("killer", "worker_died", attempts)
     await app.close()
 
 

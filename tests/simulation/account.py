@@ -110,6 +110,8 @@ class Account:
         lost, raised = self._watch.lost[key], self._world.raised[step, event.id]
         if failure.reason == "worker_died" and lost >= self._plan.attempts:
             return  # whether it killed them or not: it was there each time
+        if failure.error_type == "LeaseLost" and lost >= self._plan.attempts:
+            return  # each time its worker came back, too late
         if failure.error_type == "StepTimeout" and self._were_paused:
             return  # its worker was stopped in the middle of the call
         if failure.reason != DEADLY.get(fate):

@@ -12,7 +12,7 @@ from ag06.persistence.log import Subscription
 class LeaseTimer:
     """Renews every subscription three times in a visibility timeout, as `LeaseKeeper` does."""
 
-    def __init__(self, subscriptions: Sequence[Subscription], visibility: float) -> None:
+    def __init__(self, subscriptions: Sequence[Subscription], visibility: float, heartbeat: object = None) -> None:
         """See `LeaseKeeper`."""
         self._subscriptions = subscriptions
         self._interval = visibility / 3

@@ -297,6 +297,13 @@ class FaultySubscription(_Way):
 
         await self.call("mark_started", work)
 
+    async def survived(self, deliveries: Sequence[Delivery]) -> None:
+        async def work() -> None:
+            await self._inner.survived(deliveries)
+            self.store.watch.survived(self._group, deliveries)
+
+        await self.call("survived", work)
+
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         async def work() -> None:
             await self._inner.release(deliveries)

@@ -51,6 +51,8 @@ class Open(msgspec.Struct):
     attempts: int = 0
     first_failed_ms: int = 0
     deaths: int = 0
+    absolved: int = 0
+    """How often a worker that lost it came back: each may have taken a death back, at the price of an attempt."""
     due_ms: float = 0.0
     lease: Lease | None = None
 
@@ -152,6 +154,9 @@ class Watch:
         if known.due_ms > self.latest_ms:
             raise PromiseBroken(f"{key}: handed out {known.due_ms - self.latest_ms:.0f} ms before its wait is over")
         told = delivery.attempts, delivery.first_failed_ms, delivery.deaths
+        more, less = delivery.attempts - known.attempts, known.deaths - delivery.deaths
+        if 0 <= more <= known.absolved and 0 <= less <= known.absolved:
+            known.attempts, known.deaths = delivery.attempts, delivery.deaths
         if told != (known.attempts, known.first_failed_ms, known.deaths):
             raise PromiseBroken(
                 f"{key}: handed out with (attempts, first failed, deaths) {told}, but it is "
@@ -190,6 +195,13 @@ class Watch:
             known, lease = self._holds(group, worker, delivery)
             if known is not None and lease is not None and not lease.lost:
                 known.lease = None
+
+    def survived(self, group: str, deliveries: Sequence[Delivery]) -> None:
+        """A worker came back that had lost these."""
+        for delivery in deliveries:
+            known = self.open.get((group, id_and_subject(delivery.body)[0]))
+            if known is not None:
+                known.absolved += 1
 
     def left(self, group: str, worker: str) -> None:
         """A worker gave back everything it had of a group."""

@@ -31,6 +31,9 @@ class Store:
     async def mark_started(self, deliveries: Sequence[Delivery]) -> None:
         raise NotImplementedError
 
+    async def survived(self, deliveries: Sequence[Delivery]) -> None:
+        raise NotImplementedError
+
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         raise NotImplementedError
 

@@ -7,6 +7,7 @@ import pytest
 
 from ag06 import CircuitOpen, Reject, Retry
 from ag06.persistence.log import Bury, Delivery, Postpone
+from ag06.runtime.quarantine import must_run_alone
 from ag06.runtime.verdict import bury_killer, judge, killed_workers
 
 DELIVERY = Delivery(token=1, recorded_ms=0, level=1, body=b"")
@@ -83,6 +84,7 @@ def test_a_breaker_that_says_nonsense_ends_no_worker(seconds: float, delay_ms: i
         (1, False, 5, 1),  # trusted again after a retry
         (0, True, 1, 0),  # with a single attempt every start is noted
         (1, True, 1, 1),
+        (-1, True, 5, 0),  # the worker of the first came back
     ],
 )
 def test_deaths_are_counted_as_noted_and_the_first_as_well(
@@ -90,6 +92,21 @@ def test_deaths_are_counted_as_noted_and_the_first_as_well(
 ) -> None:
     delivery = msgspec.structs.replace(DELIVERY, deaths=deaths, suspect=suspect)
     assert killed_workers(delivery, Retry(attempts=attempts)) == killed
+
+
+@pytest.mark.parametrize(
+    ("deaths", "attempts", "alone"),
+    [
+        (0, 5, False),  # others may be charged with it, and have attempts left
+        (1, 5, True),
+        (0, 2, True),  # one more death makes it a dead letter
+        (0, 1, True),
+        (4, 5, False),  # it does not run any more
+    ],
+)
+def test_what_was_charged_with_a_death_or_has_one_left_runs_alone(deaths: int, attempts: int, alone: bool) -> None:
+    delivery = msgspec.structs.replace(DELIVERY, deaths=deaths, suspect=True)
+    assert must_run_alone(delivery, Retry(attempts=attempts)) is alone
 
 
 def test_a_killer_is_buried_as_what_it_is() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _logger = logging.getLogger("ag06.cli")
+_STANDARD_ERROR = 2
 _STORE_VARIABLE = "AG06_RUN_STORE"
 """How a supervisor passes `--store` on to its workers; see `ag06.runtime.supervisor`."""
 
@@ -37,6 +39,17 @@ def command(
         typer.Option(envvar=_STORE_VARIABLE, show_envvar=False, help="Store URL, instead of the workflow's own."),
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    stall_timeout: Annotated[
+        str | None,
+        typer.Option(help="Replace a worker whose event loop is blocked for so long, such as 60s or 2m; or off."),
+    ] = None,
+    max_events: Annotated[
+        int | None, typer.Option(min=1, help="Start a worker afresh after so many events, gracefully.")
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Start a worker afresh above this size, such as 512M."),
+    ] = None,
 ) -> None:
     """Run the steps of a workflow until SIGTERM or Ctrl-C.
 
@@ -47,12 +60,16 @@ def command(
     from ag06.monitoring.logs import configure_logging
     from ag06.runtime.loading import load_workflow
     from ag06.runtime.main_loop import run_until_done
-    from ag06.settings import check_setting, resolve
+    from ag06.runtime.recycling import Limits, read_size
+    from ag06.settings import check_setting, resolve, timeout_of
 
     os.environ.pop(_STORE_VARIABLE, None)  # it is for this process, not for what the steps start
     level = resolve("log_level", log_level)
     check_setting(level)
     check_setting(resolve("tune"))  # a worker would run on without the optimizer, and only its log would say so
+    stall = resolve("stall_timeout", stall_timeout)
+    check_setting(stall)
+    limits = Limits(max_events or 0, 0 if max_memory is None else read_size(max_memory))
     configure_logging(level.value)
     workflow = load_workflow(target)
     if store is not None:
@@ -63,12 +80,15 @@ def command(
         _logger.info("workflow %s on %s, steps: %s; Ctrl-C ends it", workflow.name, workflow.events.url, steps)
         if store is None:
             _warn_of_another_store(workflow)
+    start = partial(
+        _supervisor, target, workers, store, workflow, stall_timeout=timeout_of(stall), environment=limits.environment
+    )
     if reload:
-        asyncio.run(_reloading(target, workers, store, workflow))
-    elif workers > 1:
-        raise typer.Exit(asyncio.run(_supervised(target, workers, store, workflow)))
+        asyncio.run(_reloading(workflow, start))
+    elif workers > 1 or limits:  # a single worker that is started afresh needs one who starts it
+        raise typer.Exit(asyncio.run(_supervised(workflow, start)))
     else:
-        run_until_done(_serve(workflow))
+        raise typer.Exit(run_until_done(_serve(workflow)))
 
 
 def _check(workflow: Workflow) -> None:
@@ -109,13 +129,21 @@ async def _register(workflow: Workflow) -> None:
         _logger.warning("the store is away, workers will try again: %s", error)
 
 
-async def _serve(workflow: Workflow) -> None:
-    """Run the steps here; end when the supervisor that started this process is gone."""
+async def _serve(workflow: Workflow) -> int:
+    """Run the steps here; end when the supervisor that started this process is gone. Return the exit code."""
     from ag06.monitoring.logs import context
+    from ag06.runtime.recycling import Recycling, limits_of
+    from ag06.runtime.supervisor import RECYCLED
     from ag06.runtime.worker import worker_name
 
     supervisor, name = os.environ.get("AG06_SUPERVISOR"), worker_name()
-    beside = [_watch_parent(int(supervisor)), _report_to_parent(workflow, name)] if supervisor else []
+    beside: list[Coroutine[Any, Any, None]] = []
+    recycling = Recycling(limits := limits_of(os.environ), lambda: workflow.settled_count)
+    if supervisor:
+        faulthandler.enable(_STANDARD_ERROR)  # so that SIGABRT, which ends a worker that stalls, writes its stack
+        beside = [_watch_parent(int(supervisor)), _report_to_parent(workflow, name)]
+        if limits:
+            beside.append(recycling.watch())
     tasks = [asyncio.create_task(work) for work in beside]
     named = context(worker=name) if supervisor else contextlib.nullcontext()
     try:
@@ -126,6 +154,7 @@ async def _serve(workflow: Workflow) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    return 0 if recycling.reason is None else RECYCLED
 
 
 def _let_end() -> None:
@@ -165,22 +194,38 @@ def _on_signal(call: Callable[[], object]) -> None:
         loop.add_signal_handler(number, call)
 
 
-def _supervisor(target: str, workers: int, store: str | None, workflow: Workflow, fleet: Fleet) -> Supervisor:
+def _supervisor(
+    target: str,
+    workers: int,
+    store: str | None,
+    workflow: Workflow,
+    fleet: Fleet,
+    *,
+    stall_timeout: float | None,
+    environment: Mapping[str, str],
+) -> Supervisor:
     from ag06.runtime.supervisor import Supervisor
 
     return Supervisor(
-        target, workers, workflow.events, store=store, grace=workflow.grace, environment=fleet.environment
+        target,
+        workers,
+        workflow.events,
+        store=store,
+        grace=workflow.grace,
+        visibility=workflow.visibility_timeout,
+        stall_timeout=stall_timeout,
+        environment={**fleet.environment, **environment},
     )
 
 
-async def _supervised(target: str, workers: int, store: str | None, workflow: Workflow) -> int:
+async def _supervised(workflow: Workflow, start: Callable[[Fleet], Supervisor]) -> int:
     from ag06.runtime.fleet import Fleet
 
     stopped = asyncio.Event()
     _on_signal(stopped.set)  # what comes before there are workers to stop is not forgotten
     async with Fleet(workflow) as fleet:
         await _register(workflow)
-        supervisor = _supervisor(target, workers, store, workflow, fleet)
+        supervisor = start(fleet)
         _on_signal(supervisor.stop)
         if stopped.is_set():
             return 0
@@ -190,7 +235,7 @@ async def _supervised(target: str, workers: int, store: str | None, workflow: Wo
     return code
 
 
-async def _reloading(target: str, workers: int, store: str | None, workflow: Workflow) -> None:
+async def _reloading(workflow: Workflow, start: Callable[[Fleet], Supervisor]) -> None:
     """Run workers; when a file changes, stop them gracefully and start them with the new code."""
     from watchfiles import PythonFilter, awatch
 
@@ -201,7 +246,7 @@ async def _reloading(target: str, workers: int, store: str | None, workflow: Wor
     async with Fleet(workflow) as fleet:
         changes = awatch(Path.cwd(), watch_filter=PythonFilter(), stop_event=stopped, raise_interrupt=False)
         while not stopped.is_set():
-            supervisor = _supervisor(target, workers, store, workflow, fleet)
+            supervisor = start(fleet)
             fleet.watch(supervisor)
             running = asyncio.create_task(supervisor.run())
             try:

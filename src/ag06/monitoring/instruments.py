@@ -92,6 +92,12 @@ DEAD_LETTERS = REGISTRY.counter("dead_letters", "Events put among the dead lette
 WORKER_RESTARTS = REGISTRY.counter(
     "worker_restarts", "Worker processes that ended unasked; their supervisor starts others in their place."
 ).labels()
+WORKER_STALLS = REGISTRY.counter(
+    "worker_stalls", "Worker processes that were replaced because their event loop did not turn for too long."
+).labels()
+WORKER_RECYCLES = REGISTRY.counter(
+    "worker_recycles", "Worker processes that were replaced gracefully after a number of events or of megabytes."
+).labels()
 TAKEOVERS = REGISTRY.counter("takeovers", "Deliveries taken over from a worker that was gone or silent.", ("step",))
 DUPLICATES = REGISTRY.counter("duplicates", "Events that were refused as duplicates of one in the log.").labels()
 JOURNAL_EVENTS = REGISTRY.gauge("journal_events", "Events in local journals that wait for the store.").labels()

@@ -9,7 +9,7 @@ the contract written in these docstrings.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -161,8 +161,10 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         token: the store's own name for it.
         attempts: failed attempts before this one.
         first_failed_ms: when the first of them failed; 0: none did.
-        deaths: workers that died while they were known to run this very event.
-        suspect: a worker died holding it, though perhaps not because of it.
+        deaths: workers that died while they were known to run this very event, less those that came back: it is
+            negative where one came back whose start was not noted.
+        suspect: a worker died or lost its lease holding it, though perhaps not because of it.
+        lapsed: the last of them lost its lease, and may still live.
     """
 
     token: Any
@@ -174,11 +176,17 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     first_failed_ms: int = 0
     deaths: int = 0
     suspect: bool = False
+    lapsed: bool = False
 
     @property
     def key(self) -> int:
         """The sort key for dispatch, lowest first."""
         return dispatch_key(self.recorded_ms, self.level)
+
+    @property
+    def name(self) -> str:
+        """The event's name within its group, as `EventLog.vouch` takes it: the same in each hand-over."""
+        return str(self.token[0] if isinstance(self.token, tuple) else self.token)
 
 
 Reason = Literal["failed", "rejected", "invalid", "worker_died"]
@@ -207,7 +215,7 @@ class Postpone(msgspec.Struct, frozen=True):
     """Deliver again after `delay_ms`, with so many failed `attempts` to its account.
 
     One more attempt than before shows that this worker ran the event and lives: it is no suspect any more. What was
-    not even tried stays one.
+    not even tried stays one, and is `lapsed` no more: its worker had this delay to come back.
     """
 
     delivery: Delivery
@@ -270,6 +278,14 @@ class Subscription(Protocol):
         """Note durably that these run now, so that a death of this worker counts against them."""
         ...
 
+    async def survived(self, deliveries: Sequence[Delivery]) -> None:
+        """Report that this worker lives and ran these until after they were taken over from it.
+
+        For each that is still open and that this worker holds no more, the death charged to it is taken back (`deaths`,
+        not below -1) and a failed attempt is added (`attempts`). It is not idempotent: do not repeat it.
+        """
+        ...
+
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Give deliveries back, unharmed, to be handed out at once to whoever asks."""
         ...
@@ -318,6 +334,14 @@ class EventLog(Protocol):
 
     async def release_worker(self, worker: str) -> int:
         """Hand out again, at once, what a worker held that is known to be dead; return how many deliveries."""
+        ...
+
+    async def vouch(self, worker: str, visibility: float, running: Mapping[str, Collection[str]] | None = None) -> int:
+        """Renew the leases of a worker that is known to live and cannot do it, for `visibility` seconds.
+
+        Without `running` of everything it holds; else of those deliveries alone, `Delivery.name` by group: the others
+        are given back, unharmed, to be handed out at once. Returns how many that were.
+        """
         ...
 
     def read(self, query: Query) -> AsyncIterator[list[Stored]]:

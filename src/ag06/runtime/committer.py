@@ -7,6 +7,7 @@ A commit may also wait for company, which costs latency and saves commits: group
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -16,6 +17,7 @@ from ag06.knob import Knob
 from ag06.persistence.log import Acknowledge, Delivery, Settlement, Subscription, deliveries_of
 from ag06.persistence.outage import Outage
 
+_logger = logging.getLogger("ag06.runtime")
 _LARGEST = 500
 _LONGEST_WAIT = 5.0
 
@@ -81,7 +83,9 @@ class Committer:
                 await self._company(since)
                 began = clock()
             batch, self._queue = self._queue[:_LARGEST], self._queue[_LARGEST:]
-            accepted = await self._insist(self._subscription.commit, batch)
+            accepted, is_first = await self._insist(self._subscription.commit, batch)
+            if is_first and not all(accepted):
+                await self._report_survival(batch, accepted)
             left = _left_of(batch, accepted)
             if left:
                 await self._insist(self._subscription.release, left)
@@ -111,17 +115,27 @@ class Committer:
         if self._hurried or len(self._queue) >= _LARGEST or self._come >= self._held():
             joining.set_result(None)
 
-    async def _insist(self, call: Callable[[T], Awaitable[R]], what: T) -> R:
-        """Call the store until it answers."""
+    async def _report_survival(self, batch: Sequence[Settlement], accepted: Sequence[bool]) -> None:
+        """Take back the deaths that were charged for this worker: it lost its leases, and lives."""
+        refused = [settlement for settlement, kept in zip(batch, accepted, strict=True) if not kept]
+        try:
+            await self._subscription.survived([each for settlement in refused for each in deliveries_of(settlement)])
+        except StoreError as error:
+            _logger.debug("it is not known whether the store took back deaths of this worker: %s", error)
+
+    async def _insist(self, call: Callable[[T], Awaitable[R]], what: T) -> tuple[R, bool]:
+        """Call the store until it answers; return the answer, and whether the first call brought it."""
         wait = 0.05
+        is_first = True
         while True:
             try:
                 answer = await call(what)
             except StoreError as error:
                 self._outage.failed(error)
+                is_first = False
             else:
                 self._outage.over()
-                return answer
+                return answer, is_first
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             wait = min(wait * 2, _LONGEST_WAIT)
 

@@ -13,6 +13,9 @@ from ag06.monitoring.tracing import TRACING
 from ag06.persistence.admission import Admission
 from ag06.persistence.log import Record
 
+MAX_OUTPUT_BYTES = 16 * 1024 * 1024
+"""Most bytes that the outputs of one call have together as JSON, unless the workflow sets another limit."""
+
 
 class OutputId(str):
     """The id of an output. May be awaited, which changes nothing: plain `def` steps cannot await."""
@@ -40,7 +43,9 @@ class Context:
         "_closed",
         "_counts",
         "_events",
+        "_limit",
         "_outputs",
+        "_size",
         "attempt",
         "step",
         "taken_over",
@@ -55,6 +60,7 @@ class Context:
         admission: Admission,
         attempt: int = 1,
         taken_over: bool = False,
+        max_output_bytes: int = MAX_OUTPUT_BYTES,
     ) -> None:
         """Made by the runtime for each call."""
         self.workflow = workflow
@@ -66,6 +72,8 @@ class Context:
         self._outputs: list[Record] | None = None
         self._counts: dict[str, int] = {}
         self._by_id: dict[str, Event[Any]] | None = None
+        self._limit = max_output_bytes
+        self._size = 0
         self._closed = False
 
     def publish(
@@ -87,7 +95,8 @@ class Context:
         first of the batch), and its id follows from (cause, step, how many of this cause came before): a step that runs
         twice is heard once. `cause` is an event of this call; another one, of a join for instance, belongs into `data`
         (two calls with the same foreign cause would give two outputs one id). `source` is `workflow.step` unless given.
-        Raises `InvalidEvent` as `persist_event` does. Returns the id; awaiting it is allowed and does nothing.
+        Raises `InvalidEvent` as `persist_event` does, and when the outputs of this call exceed `max_output_bytes` of
+        the workflow; that output is not in the outbox. Returns the id; awaiting it is allowed and does nothing.
         """
         if self._closed:
             raise StepFailed(
@@ -100,21 +109,24 @@ class Context:
         source = source or f"{self.workflow}.{self.step}"
         millis = to_millis(parent.recorded or parent.time)
         identity = derived_id(parent.id, f"{self.workflow}.{self.step}", ordinal, millis)
-        self._outputs.append(
-            self._admission.output(
-                identity,
-                parent,
-                event_type,
-                source,
-                data,
-                priority=priority,
-                subject=subject,
-                traceparent=TRACING.output(event_type, parent, identity),
-                time=time,
-                delay=delay,
-                at=at,
-            )
+        record = self._admission.output(
+            identity,
+            parent,
+            event_type,
+            source,
+            data,
+            priority=priority,
+            subject=subject,
+            traceparent=TRACING.output(event_type, parent, identity),
+            time=time,
+            delay=delay,
+            at=at,
         )
+        size = self._size + len(record.body)
+        if size > self._limit:
+            raise self._too_large(size)
+        self._size = size
+        self._outputs.append(record)
         self._counts[parent.id] = ordinal + 1
         return OutputId(identity)
 
@@ -131,6 +143,16 @@ class Context:
                 f"{named}, not an event of this call of {self.step!r}; leave it out, or name another event in data",
             )
         return own
+
+    def _too_large(self, size: int) -> InvalidEvent:
+        advice = (
+            "handle fewer events in a call (max_size)" if len(self._events) > 1 else "publish references to the data"
+        )
+        return InvalidEvent(
+            "data",
+            f"brings the outputs of this call of step {self.step!r} to {size} bytes in {len(self._outputs or ()) + 1} "
+            f"events; the limit is {self._limit} (max_output_bytes): {advice}, or raise the limit of the workflow",
+        )
 
     def close(self) -> tuple[Record, ...]:
         """End the call: return what was published; publishing later is an error. For the runtime."""

@@ -14,6 +14,8 @@ from ag06.runtime.worker_reports import WorkerReport
 
 SILENT_SECONDS = 10.0
 """A worker that has said nothing for so long is warned of, and what it last said of itself is passed over."""
+_OWN = ("workers", "event loops")
+_REPLACE_SECONDS = 10.0  # that the replacement of a worker may take
 REMEMBERED_SECONDS = 60.0
 """How long the death of a worker that was started again is a warning."""
 
@@ -44,6 +46,7 @@ class FleetHealth:
         self._reports: Mapping[str, WorkerReport] = {}
         self._merged: Mapping[str, Merged] = {}
         self.registry.register("workers", self._check_workers)
+        self.registry.register("event loops", self._check_loops, live=True)
 
     async def update(self, workers: Sequence[WorkerProcess], reports: Mapping[str, WorkerReport]) -> None:
         """Take what the `workers` said last, by name, and look at the components of this process."""
@@ -51,13 +54,24 @@ class FleetHealth:
         heard = {name: components_of(report) for name, report in reports.items() if not self._is_silent(report.time)}
         own = (await self.own.check_health()).components
         before, merged = self._merged, merge_components(heard, {"the supervisor": own})
-        self._merged = {name: merged[name] for name in list(merged)[: MOST_COMPONENTS - 1] if name != "workers"}
+        self._merged = {name: merged[name] for name in list(merged)[: MOST_COMPONENTS - len(_OWN)] if name not in _OWN}
         for name, component in self._merged.items():
             if name not in before or before[name].critical != component.critical:
                 self.registry.register(name, partial(self._result, name), component.critical)
         for name in before.keys() - self._merged.keys():
             self.registry.unregister(name)
         await self.registry.check_health()  # whoever asks seldom is still told since when
+
+    async def _check_loops(self) -> HealthResult:
+        """Fail where the supervisor cannot help: no loop turns, or one that should have been replaced."""
+        living = [worker for worker in self._workers if worker.alive]
+        stalled = [worker for worker in living if worker.is_stalled]
+        if not stalled:
+            return HealthResult("pass", None, 0, "stalled", "workers")
+        said = listed([f"worker {worker.index} has not turned for {worker.stalled:.0f} s" for worker in stalled])
+        lasting = any(worker.stalled >= worker.stall_limit + _REPLACE_SECONDS for worker in stalled)
+        status: Status = "fail" if lasting or len(stalled) == len(living) else "warn"
+        return HealthResult(status, f"event loop of {said}", len(stalled), "stalled", "workers")
 
     async def close(self) -> None:
         """End the checks that run."""

@@ -59,9 +59,14 @@ class Intake:
     def close(self) -> list[Delivery]:
         """Hand out nothing any more; return what was waiting."""
         self.closed = True
+        left = self.clear()
+        self.wake_all()
+        return left
+
+    def clear(self) -> list[Delivery]:
+        """Remove and return what is waiting."""
         left = [entry[2] for entry in self._heap]
         self._heap.clear()
-        self.wake_all()
         return left
 
     def wake_all(self) -> None:

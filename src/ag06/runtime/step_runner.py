@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,9 +21,11 @@ from ag06.persistence.admission import Admission
 from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement, Subscription, deliveries_of
 from ag06.persistence.outage import Outage
 from ag06.retry import RetryBudget
+from ag06.runtime.call_board import CallBoard
 from ag06.runtime.callers import Callers, Spawn
 from ag06.runtime.committer import Committer
 from ag06.runtime.context import Context
+from ag06.runtime.heartbeat import Heartbeat
 from ag06.runtime.intake import Intake, Prefetch
 from ag06.runtime.interruption import failure_of
 from ag06.runtime.invocation import invoke
@@ -30,11 +33,22 @@ from ag06.runtime.isolation import Isolation
 from ag06.runtime.knobs import Following
 from ag06.runtime.observing import StepObserver
 from ag06.runtime.outcome import Listener
+from ag06.runtime.quarantine import Quarantine, must_run_alone
 from ag06.runtime.reporting import Reporter, log_dead_letter, log_postponed
 from ag06.runtime.step import Step
 from ag06.runtime.threads import CallThreads
 from ag06.runtime.variants import SPLITS
-from ag06.runtime.verdict import bury, bury_killer, failed_before, judge, killed_workers, wait_apart, wait_for_budget
+from ag06.runtime.verdict import (
+    bury,
+    bury_killer,
+    bury_slow,
+    failed_before,
+    judge,
+    killed_workers,
+    wait_apart,
+    wait_for_budget,
+    wait_for_sign_of_life,
+)
 from ag06.stopping import asks_to_stop
 
 if TYPE_CHECKING:
@@ -48,14 +62,18 @@ _TURN = 16  # calls in a row before other tasks of the loop get a turn, where no
 
 
 class Shared(msgspec.Struct, frozen=True):
-    """What the steps of one worker have in common. One suspect runs at a time in the whole process."""
+    """What the steps of one worker have in common."""
 
     workflow: str
     admission: Admission
     budget: RetryBudget
-    alone: asyncio.Lock
+    quarantine: Quarantine
     listeners: list[Listener]
     commit_wait: Knob
+    max_output_bytes: int
+    visibility: float
+    heartbeat: Heartbeat
+    board: CallBoard | None
 
 
 class StepRunner:
@@ -70,13 +88,19 @@ class StepRunner:
         self.step = step
         self.subscription = subscription
         self._shared = shared
+        self._heartbeat = shared.heartbeat
+        self._board = shared.board
+        self._slots: dict[int, int] = {}
         self._intake = Intake()
         self._suspects = Intake()
         self._per_call = 1
         self._prefetch = Prefetch(1, _LARGEST_PREFETCH)
         self._held = 0
+        self.settled_count = 0
         self._held_suspects = 0
-        self._suspect_settled = asyncio.Event()
+        self._suspect_calls: set[asyncio.Task[None]] = set()
+        self._suspect_ends: dict[int, asyncio.Event] = {}
+        self._spawn: Spawn | None = None
         self._callers = Callers(step.concurrency)
         self._room = asyncio.Event()
         self._report = Reporter(step.name, shared.listeners)
@@ -95,6 +119,7 @@ class StepRunner:
     def start(self, spawn: Spawn) -> None:
         """Start the tasks of this step with `spawn(coroutine, name)`, which watches over them."""
         name = self.step.group
+        self._spawn = spawn
         self._following = Following(self.step.knobs, self._adapt)
         self._adapt()
         self._commits = spawn(self._committer.run(), f"{name}: commit")
@@ -152,7 +177,7 @@ class StepRunner:
 
     @property
     def _calling(self) -> list[asyncio.Task[None]]:
-        return [*self._callers.tasks, *filter(None, [self._suspect_caller])]
+        return [*self._callers.tasks, *self._suspect_calls, *filter(None, [self._suspect_caller])]
 
     async def _committed(self) -> None:
         """Wait until everything is settled, or nothing more can be: the committer ended."""
@@ -185,6 +210,7 @@ class StepRunner:
                 self._room.clear()
                 await self._room.wait()
                 continue
+            missed = self._heartbeat.missed
             try:
                 deliveries = await self.subscription.fetch(min(room, self.step.knobs.fetch_size.value), _FETCH_WAIT)
             except StoreError as error:
@@ -194,6 +220,9 @@ class StepRunner:
                 continue
             outage.over()
             wait = 0.05
+            if missed != self._heartbeat.missed:  # fetched while the loop was blocked, perhaps lost since
+                await self._give_back(deliveries)
+                continue
             self._accept(deliveries)
             await asyncio.sleep(0)  # let the calls start before the next fetch takes its time
 
@@ -217,28 +246,59 @@ class StepRunner:
             async with self._callers:
                 await self._process(delivery)
             turn += 1
-            if turn == _TURN:
+            if turn == _TURN or self._heartbeat.is_due:
                 turn = 0
                 await asyncio.sleep(0)
 
     async def _next(self) -> Delivery | None:
         """Return the delivery that a caller is to take; `None` if it is to end."""
         while not (self._intake.closed or self._callers.dismiss()):
+            if self._heartbeat.is_late and (self._intake or self._suspects):
+                await self._give_back_unstarted()
             delivery = self._intake.take()
             if delivery is not None:
                 return delivery
             await self._intake.wait()
         return None
 
+    async def _give_back_unstarted(self) -> None:
+        """Give back what waits for a call: the loop was blocked for so long that it was lost, or is about to be."""
+        unstarted = [*self._intake.clear(), *(suspects := self._suspects.clear())]
+        self._held -= len(unstarted) - len(suspects)
+        self._held_suspects -= len(suspects)
+        await self._give_back(unstarted)
+        self._room.set()
+
+    async def _give_back(self, deliveries: Sequence[Delivery]) -> None:
+        if deliveries:
+            await self._insist(lambda: self.subscription.release(deliveries), "release")
+
     async def _call_suspects(self) -> None:
         TRACING.shield()
         while (delivery := await self._suspects.get()) is not None:
-            async with self._shared.alone:
-                self._suspect_settled.clear()
-                async with self._callers:
-                    await self._process(delivery)
-                # Only when the store knows how it ended may the next one kill this process: it is charged with deaths.
-                await self._suspect_settled.wait()
+            async with contextlib.AsyncExitStack() as turn:
+                await turn.enter_async_context(self._callers)
+                if must_run_alone(delivery, self.step.retry):
+                    await turn.enter_async_context(self._shared.quarantine.alone())
+                if self._stopping or self._spawn is None:
+                    return  # what is still held is given back when the subscription closes
+                work = self._call_suspect(delivery, turn.pop_all())
+                call = self._spawn(work, f"{self.step.group}: quarantine")
+                self._suspect_calls.add(call)
+                call.add_done_callback(self._suspect_calls.discard)
+
+    async def _call_suspect(self, delivery: Delivery, turn: contextlib.AsyncExitStack) -> None:
+        """Call the step for one delivery in quarantine; the turn ends once the store knows the result.
+
+        A death of this process before that would still be charged to it.
+        """
+        ended = self._suspect_ends[id(delivery)] = asyncio.Event()
+        try:
+            async with turn:
+                await self._process(delivery)
+                await ended.wait()
+        finally:
+            del self._suspect_ends[id(delivery)]
 
     async def _call_batches(self) -> None:
         TRACING.shield()
@@ -275,6 +335,7 @@ class StepRunner:
 
     async def _try(self, delivery: Delivery, event: Event[Any], started: float, *, first: bool) -> bool:
         """Call the step for one admitted event; return whether it worked."""
+        self._show(delivery, event)
         context = self._context([event], delivery)
         failure, span = await self._attempt([event], context, first_attempts=int(first))
         outputs = context.close()
@@ -283,6 +344,11 @@ class StepRunner:
             return True
         self._fail(delivery, event, started, failure, span)
         return False
+
+    def _show(self, delivery: Delivery, event: Event[Any]) -> None:
+        """Show the supervisor, if there is one, that the call of a delivery begins; until it is settled."""
+        if self._board is not None and id(delivery) not in self._slots:
+            self._slots[id(delivery)] = self._board.begin(self.step.group, delivery.name, event.id)
 
     def _fail(
         self, delivery: Delivery, event: Event[Any], started: float, failure: BaseException, span: Span | None = None
@@ -311,6 +377,8 @@ class StepRunner:
         batch = [(delivery, event) for delivery, event in events if event is not None]
         if not batch:
             return
+        for delivery, event in batch:
+            self._show(delivery, event)
         arguments = [event for _, event in batch]
         context = self._context(arguments, batch[0][0])
         failure, span = await self._attempt(arguments, context, first_attempts=len(batch))
@@ -358,10 +426,9 @@ class StepRunner:
 
     async def _admit(self, delivery: Delivery) -> Event[Any] | None:
         """Return the event if it may run now; otherwise settle the delivery and return `None`."""
-        retry = self.step.retry
         if delivery.suspect or delivery.deaths or failed_before(delivery) or self._counts_starts:
-            if killed_workers(delivery, retry) >= retry.attempts:
-                self._settle(bury_killer(delivery, retry, int(time.time() * 1000)), (), time.time())
+            if (end := self._condemn(delivery)) is not None:
+                self._settle(end, (), time.time())
                 return None
             if failed_before(delivery) and not self._shared.budget.withdraw():
                 self._settle(wait_for_budget(delivery), (), time.time())
@@ -381,12 +448,27 @@ class StepRunner:
             self._settle(bury(delivery, error, "invalid", int(time.time() * 1000)), (), time.time(), error)
             return None
 
+    def _condemn(self, delivery: Delivery) -> Settlement | None:
+        """Return the settlement of an event that must not run again, or not yet, because of its earlier workers."""
+        retry, now_ms = self.step.retry, int(time.time() * 1000)
+        if killed_workers(delivery, retry) >= retry.attempts:
+            if delivery.lapsed:
+                return wait_for_sign_of_life(delivery, self._shared.visibility)
+            return bury_killer(delivery, retry, now_ms)
+        if delivery.suspect and delivery.attempts >= retry.attempts:
+            return bury_slow(delivery, now_ms)
+        return None
+
     async def _note_start(self, delivery: Delivery) -> None:
-        outage = Outage(f"start of step {self.step.group}")
+        await self._insist(lambda: self.subscription.mark_started([delivery]), "start")
+
+    async def _insist(self, call: Callable[[], Awaitable[None]], what: str) -> None:
+        """Call the store until it answers."""
+        outage = Outage(f"{what} of step {self.step.group}")
         wait = 0.05
         while True:
             try:
-                await self.subscription.mark_started([delivery])
+                await call()
             except StoreError as error:
                 outage.failed(error)
                 await asyncio.sleep(wait)
@@ -398,7 +480,10 @@ class StepRunner:
     def _context(self, events: list[Event[Any]], delivery: Delivery) -> Context:
         taken_over = delivery.suspect or delivery.deaths > 0
         attempt = delivery.attempts + 1
-        return Context(self._shared.workflow, self.step.name, events, self._shared.admission, attempt, taken_over)
+        shared = self._shared
+        return Context(
+            shared.workflow, self.step.name, events, shared.admission, attempt, taken_over, shared.max_output_bytes
+        )
 
     async def _attempt(
         self, events: list[Event[Any]], context: Context, *, first_attempts: int
@@ -456,15 +541,19 @@ class StepRunner:
         for settlement, kept in zip(settlements, accepted, strict=True):
             deliveries = deliveries_of(settlement)
             count += len(deliveries)
-            suspects = sum(delivery.suspect for delivery in deliveries)
-            if suspects:
-                self._held += suspects
-                self._held_suspects -= suspects
-                self._suspect_settled.set()
+            for delivery in deliveries:
+                if self._board is not None and (slot := self._slots.pop(id(delivery), 0)):
+                    self._board.end(slot)
+                if delivery.suspect:
+                    self._held += 1
+                    self._held_suspects -= 1
+                    if (ended := self._suspect_ends.get(id(delivery))) is not None:
+                        ended.set()
             if not kept or isinstance(settlement, Bury):
                 self._say(settlement, kept)
             self._report.settled(settlement, kept)
         self._held -= count
+        self.settled_count += count
         self._prefetch.settled(count, time.monotonic())
         self._room.set()
 

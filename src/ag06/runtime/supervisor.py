@@ -8,21 +8,28 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from ag06.errors import ConfigurationError, StoreError
-from ag06.monitoring.instruments import WORKER_RESTARTS
+from ag06.monitoring.instruments import DIRECTORY_VARIABLE, WORKER_RECYCLES, WORKER_RESTARTS, WORKER_STALLS
 from ag06.persistence.event_store import EventStore
+from ag06.runtime.call_board import OpenCall
+from ag06.runtime.stalls import DEFAULT_TIMEOUT, StallWatch
 
 _logger = logging.getLogger("ag06.runtime")
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
 _HEALTHY_SECONDS = 30.0
 _SETTLE_SECONDS = 5.0
+_DUMP_SECONDS = 2.0  # that a worker has to write its stack
+_MOST_NAMED = 10
 
 USER_MISTAKE = 2
 """Exit code of a worker that cannot work as it is configured; if it never could, it is not started again."""
+RECYCLED = 3
+"""Exit code of a worker that ended by itself because it had done its number of events, or has its size."""
 STORE_VARIABLE = "AG06_RUN_STORE"
 """What `ag06 run` takes for `--store` where that is not given: a URL may hold a password, and every user of a machine
 sees command lines."""
@@ -37,22 +44,30 @@ class WorkerProcess:
 
     Attributes:
         deaths: how often it ended unasked.
+        recycles: how often it ended by itself, gracefully, to be started afresh.
         taken_over: deliveries that its deaths left behind, handed out to others.
         name: what the process of now works under.
         since: when that was started.
         died: when the one before it ended, with `exit_code`.
+        stalled: seconds for which its event loop has not turned.
+        is_stalled: whether that is a visibility timeout or more.
+        stall_limit: seconds after which it is replaced, or should be.
     """
 
     def __init__(self, index: int) -> None:
         """Number `index` of its supervisor."""
         self.index = index
         self.deaths = 0
+        self.recycles = 0
         self.taken_over = 0
         self.process: asyncio.subprocess.Process | None = None
         self.name = ""
         self.since: datetime | None = None
         self.died: datetime | None = None
         self.exit_code = 0
+        self.stalled = 0.0
+        self.is_stalled = False
+        self.stall_limit = DEFAULT_TIMEOUT
 
     @property
     def alive(self) -> bool:
@@ -61,7 +76,8 @@ class WorkerProcess:
 
     def fresh_name(self) -> str:
         """Return a name that no worker had before: what the last one held must not look like the next one's."""
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{self.index}-{self.deaths}-{os.urandom(3).hex()}"
+        restarts = self.deaths + self.recycles
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{self.index}-{restarts}-{os.urandom(3).hex()}"
         return self.name
 
 
@@ -76,12 +92,17 @@ class Supervisor:
         *,
         store: str | None = None,
         grace: float = 20.0,
+        visibility: float = 30.0,
+        stall_timeout: float | None = DEFAULT_TIMEOUT,
         environment: Mapping[str, str] | None = None,
         on_death: Callable[[WorkerProcess, int], None] | None = None,
     ) -> None:
         """`target` is `MODULE:APP`, `events` the store it runs on, `store` what workers take for their `--store`.
 
-        `grace` in seconds is the workers' own; `environment` is added to what they are started with.
+        `grace` and `visibility` in seconds are the workers' own; `environment` is added to what they are started with.
+
+        With a directory for metrics in it, workers whose event loop does not turn are seen: their leases are renewed,
+        and after `stall_timeout` seconds they are replaced; `None`: never.
 
         `on_death(worker, exit_code)` is told of each worker that ended unasked, after its deliveries were handed out.
         """
@@ -93,6 +114,8 @@ class Supervisor:
         self._grace = grace
         self._environment = dict(environment or {})
         self._on_death = on_death
+        directory = self._environment.get(DIRECTORY_VARIABLE)
+        self._stalls = None if directory is None else StallWatch(Path(directory), events, visibility, stall_timeout)
         self._stopping = asyncio.Event()
         self._began = 0.0
         self.workers = [WorkerProcess(index) for index in range(workers)]
@@ -117,6 +140,10 @@ class Supervisor:
     async def run(self) -> int:
         """Run until `stop`; return 0, or the exit code of a worker that cannot work."""
         self._began = asyncio.get_running_loop().time()
+        watch = None
+        if self._stalls is not None:
+            watch = asyncio.create_task(self._stalls.run(self.workers, self._replace), name="stalls")
+            watch.add_done_callback(_report_end)
         keepers = [asyncio.create_task(self._keep(worker), name=f"worker {worker.index}") for worker in self.workers]
         try:
             codes = await asyncio.gather(*keepers)
@@ -126,6 +153,9 @@ class Supervisor:
                 keeper.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
             await asyncio.gather(*(self._end(worker) for worker in self.workers))
+            if watch is not None:
+                watch.cancel()
+                await asyncio.wait([watch])
             await self._events.close()
         return max(codes)
 
@@ -141,6 +171,11 @@ class Supervisor:
             code = await self._wait(worker)
             if self._stopping.is_set():
                 break
+            if code == RECYCLED:
+                WORKER_RECYCLES.inc()
+                worker.recycles += 1
+                pause = _FIRST_PAUSE
+                continue
             worker.deaths += 1
             worker.died, worker.exit_code = datetime.now(UTC), code
             WORKER_RESTARTS.inc()
@@ -189,6 +224,29 @@ class Supervisor:
             return 0
         return await process.wait()
 
+    async def _replace(self, worker: WorkerProcess, calls: Sequence[OpenCall], seconds: float) -> None:
+        """End a worker whose event loop does not turn; `_keep` starts another one in its place."""
+        if self.stopping:
+            return  # it has its grace time
+        WORKER_STALLS.inc()
+        running = ", ".join(f"{call.event_id} in step {call.group}" for call in calls[:_MOST_NAMED])
+        more = f" and {len(calls) - _MOST_NAMED} more" if len(calls) > _MOST_NAMED else ""
+        _logger.error(
+            "worker %d (%s): its event loop has not turned for %.1f s (stall_timeout), while it ran %s; it writes its "
+            "stack to its standard error and is replaced",
+            worker.index,
+            worker.name,
+            seconds,
+            f"{running}{more}" if calls else "no event",
+        )
+        process = worker.process
+        self._signal(worker, signal.SIGABRT)  # faulthandler writes the stack, also while C code holds the interpreter
+        if process is not None:
+            try:
+                await asyncio.wait_for(process.wait(), _DUMP_SECONDS)
+            except TimeoutError:
+                self._signal(worker, signal.SIGKILL)
+
     async def _hand_out(self, worker: WorkerProcess) -> int:
         """Hand out at once what a dead worker held, instead of after the visibility timeout."""
         try:
@@ -220,3 +278,8 @@ class Supervisor:
                 process.send_signal(number)
             except ProcessLookupError:
                 _logger.debug("worker %s had ended already", worker.name)
+
+
+def _report_end(watch: asyncio.Task[None]) -> None:
+    if not watch.cancelled() and (error := watch.exception()) is not None:
+        _logger.error("workers that are held up are not seen any more", exc_info=error)

@@ -41,6 +41,24 @@ def failed_before(delivery: Delivery) -> bool:
     return bool(delivery.attempts or delivery.first_failed_ms)
 
 
+def wait_for_sign_of_life(delivery: Delivery, visibility: float) -> Postpone:
+    """Return the settlement of an event whose last worker lost its lease and may live: it is judged later.
+
+    A worker that comes back within two visibility timeouts (`visibility` in seconds) takes its death back.
+    """
+    return Postpone(delivery, math.ceil(2000 * visibility), delivery.attempts, delivery.first_failed_ms)
+
+
+def bury_slow(delivery: Delivery, now_ms: int) -> Bury:
+    """Return the settlement of an event whose calls lost their leases as often as its step may try it."""
+    message = (
+        f"{delivery.attempts} calls ended after their worker had lost its lease; a call that blocks the event loop or "
+        "holds the interpreter must end within visibility_timeout, run in a plain def step, or under ag06 run --workers"
+    )
+    first = delivery.first_failed_ms or now_ms
+    return Bury(delivery, Failure("failed", "LeaseLost", message, "", delivery.attempts, first, now_ms))
+
+
 def wait_for_budget(delivery: Delivery) -> Postpone:
     """Return the settlement of a retry that found no budget: it comes back in about a second, at no cost."""
     wait_ms = int(_BUDGET_WAIT_MS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret

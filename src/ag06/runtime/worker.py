@@ -15,14 +15,19 @@ from typing import Any
 from ag06.error_text import log_error
 from ag06.errors import StoreError
 from ag06.knob import Knob
+from ag06.monitoring.instruments import DIRECTORY_VARIABLE
 from ag06.persistence.admission import Admission
 from ag06.persistence.archive.retention import RetentionKeeper
 from ag06.persistence.log import EventLog
 from ag06.persistence.outage import Outage
 from ag06.retry import RETRIES_PER_SECOND, RetryBudget
 from ag06.runtime import knobs
+from ag06.runtime.call_board import board_of_this_worker
+from ag06.runtime.context import MAX_OUTPUT_BYTES
+from ag06.runtime.heartbeat import Heartbeat
 from ag06.runtime.leases import LeaseKeeper
 from ag06.runtime.outcome import Listener
+from ag06.runtime.quarantine import Quarantine
 from ag06.runtime.step import Step
 from ag06.runtime.step_runner import Shared, StepRunner
 from ag06.settings import variable
@@ -72,18 +77,32 @@ class Worker:
         commit_wait: Knob | None = None,
         keeper: RetentionKeeper | None = None,
         name: str | None = None,
+        max_output_bytes: int = MAX_OUTPUT_BYTES,
     ) -> None:
         """Run `steps` on `log`; leases last `visibility` seconds. `keeper` archives and deletes what is due.
 
-        Commits wait for company as long as `commit_wait` says.
+        Commits wait for company as long as `commit_wait` says. `max_output_bytes` limits the outputs of one call.
         """
         self.name = name or worker_name()
         self._log = log
+        groups = [step.group for step in steps]
+        directory = os.environ.get(DIRECTORY_VARIABLE) if os.environ.get("AG06_SUPERVISOR") else None
+        self._board = board_of_this_worker(directory, self.name, groups)
+        self._heartbeat = Heartbeat(visibility, on_beat=None if self._board is None else self._board.beat)
         shared = Shared(
-            workflow, admission, retry_budget(), asyncio.Lock(), listeners, commit_wait or knobs.commit_wait()
+            workflow,
+            admission,
+            retry_budget(),
+            Quarantine(),
+            listeners,
+            commit_wait or knobs.commit_wait(),
+            max_output_bytes,
+            visibility,
+            self._heartbeat,
+            self._board,
         )
         self._runners = [StepRunner(step, log.subscribe(step.group, self.name, visibility), shared) for step in steps]
-        self._keeper = LeaseKeeper([runner.subscription for runner in self._runners], visibility)
+        self._keeper = LeaseKeeper([runner.subscription for runner in self._runners], visibility, self._heartbeat)
         self._retention = keeper
         self._housekeepers: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -94,9 +113,15 @@ class Worker:
         """What runs its steps."""
         return self._runners
 
+    @property
+    def settled_count(self) -> int:
+        """Deliveries settled since it started."""
+        return sum(runner.settled_count for runner in self._runners)
+
     def start(self) -> None:
         """Start fetching and calling."""
         _live[self.name] += 1
+        self._heartbeat.start()
         self._housekeepers.append(self._spawn(self._repeat("housekeeping", self._log.maintain), "housekeeping"))
         if self._retention is not None:
             # It may take minutes, for which the other housekeeping does not wait.
@@ -116,6 +141,9 @@ class Worker:
             await asyncio.gather(self._housekept(deadline), *(runner.stop(deadline) for runner in self._runners))
         finally:
             self._keeper.stop()
+            self._heartbeat.stop()
+            if self._board is not None:
+                self._board.beat(0.0)
             await asyncio.to_thread(self._keeper.join, 1.0)
         if not self.failure.done():
             self.failure.cancel()
@@ -137,6 +165,7 @@ class Worker:
         """Let every task end: somebody cancelled one of them from outside, as the end of an event loop does."""
         self._stopping = True
         self._keeper.stop()
+        self._heartbeat.stop()
         for runner in self._runners:
             runner.abort()
         for housekeeper in self._housekeepers:

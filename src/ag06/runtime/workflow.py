@@ -24,6 +24,7 @@ from ag06.persistence.event_store import EventStore
 from ag06.persistence.log import Durability, EventLog
 from ag06.persistence.outage import Outage
 from ag06.retry import Retry
+from ag06.runtime.context import MAX_OUTPUT_BYTES
 from ag06.runtime.dead_letters import DeadLetters
 from ag06.runtime.decorators import BatchDecorator, StepDecorator
 from ag06.runtime.knobs import Fixed, check_names, commit_wait
@@ -33,6 +34,7 @@ from ag06.runtime.shutdown import shutdown_signals
 from ag06.runtime.step import Batch, Start, Step, caller_frame, check_brackets, declare_step
 from ag06.runtime.supervisor import SUPERVISOR_VARIABLE
 from ag06.runtime.worker import Worker, claim_name
+from ag06.settings import check_count
 
 if TYPE_CHECKING:
     from ag06.runtime.monitor import Monitor
@@ -66,6 +68,7 @@ class Workflow:
         dedup_window: float = 300.0,
         max_backlog: int = 0,
         max_event_bytes: int = MAX_DATA_BYTES,
+        max_output_bytes: int = MAX_OUTPUT_BYTES,
         visibility_timeout: float = 30.0,
         grace: float = 20.0,
         timeout: float = 10.0,
@@ -82,6 +85,7 @@ class Workflow:
             dedup_window: seconds in which an equal event is a duplicate; 0 switches deduplication off.
             max_backlog: events a step may be behind before publishing raises `Backpressure`; 0: no bound.
             max_event_bytes: largest data of an event, in bytes of JSON.
+            max_output_bytes: most bytes of JSON that the outputs of one call have together; a batch step's call too.
             visibility_timeout: seconds without a sign of life after which a worker's deliveries are taken over.
             grace: seconds that a shutdown waits for running steps.
             timeout: seconds to wait for the store's answer.
@@ -98,7 +102,9 @@ class Workflow:
             raise ConfigurationError(f"workflow {name!r}: visibility_timeout={visibility_timeout}; seconds above 0")
         if not grace >= 0:
             raise ConfigurationError(f"workflow {name!r}: grace={grace}; seconds, 0 or more")
+        check_count("max_output_bytes", max_output_bytes, 1, "bytes of JSON")
         self.name = name
+        self.max_output_bytes = max_output_bytes
         self.visibility_timeout = visibility_timeout
         self.grace = grace
         self.steps: dict[str, Step] = {}
@@ -365,6 +371,11 @@ class Workflow:
         """Where health, metrics and status are served while the workflow runs here; `None` where they are not."""
         return None if self._monitor is None else self._monitor.url
 
+    @property
+    def settled_count(self) -> int:
+        """Deliveries that its steps have settled since it runs in this process."""
+        return 0 if self._worker is None else self._worker.settled_count
+
     async def status(self, *, metrics: bool = True) -> dict[str, Any]:
         """Return what `/status` tells of this workflow while it runs here, JSON-able; nothing while it does not."""
         from ag06.runtime.status import status_of
@@ -399,6 +410,7 @@ class Workflow:
                 listeners=self._listeners,
                 commit_wait=self._commit_wait,
                 keeper=self.events.keeper,
+                max_output_bytes=self.max_output_bytes,
             )
             worker.start()
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from ag06.persistence.log import Cut, EventLog, GroupInfo, Query, Stored, StoredDeadLetter, Subscription
 
@@ -21,6 +21,10 @@ class PassingLog:
     async def release_worker(self, worker: str) -> int:
         """Hand out again what a dead worker held; see the port."""
         return await self._inner.release_worker(worker)
+
+    async def vouch(self, worker: str, visibility: float, running: Mapping[str, Collection[str]] | None = None) -> int:
+        """Renew the leases of a worker that is known to live; see the port."""
+        return await self._inner.vouch(worker, visibility, running)
 
     def read(self, query: Query) -> AsyncIterator[list[Stored]]:
         """Yield pages of events; see the port."""

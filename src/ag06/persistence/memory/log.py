@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
 from ag06.errors import ConfigurationError, StoreError
 from ag06.persistence.log import (
@@ -170,9 +170,21 @@ class MemoryLog:
                 if pending.worker == worker
             ]
             for group, pending in lost:
-                group.take_over(pending)
+                group.take_over(pending, lapsed=False)
         log.wake()
         return len(lost)
+
+    async def vouch(self, worker: str, visibility: float, running: Mapping[str, Collection[str]] | None = None) -> int:
+        """Renew the leases of a worker that is known to live; see the port."""
+        log = self._log
+        with log.lock:
+            until_ms = self._now_ms() + visibility * 1000
+            count = sum(
+                group.vouch(worker, until_ms, None if running is None else running.get(group.name, ()))
+                for group in log.state.groups.values()
+            )
+        log.wake()
+        return count
 
     async def read(self, query: Query) -> AsyncIterator[list[Stored]]:
         """Yield pages of events; see the port."""
@@ -356,6 +368,7 @@ class MemorySubscription:
         now_ms = self._now_ms()
         self._log.state.promote(now_ms)
         group = self._group
+        group.keep(self._worker, now_ms, now_ms + self._visibility_ms)
         group.expire(now_ms)
         deliveries: list[Delivery] = []
         while len(deliveries) < limit and (pending := group.next_runnable()) is not None:
@@ -391,6 +404,12 @@ class MemorySubscription:
                 if pending is not None:
                     pending.started = True
         START.done(began)
+
+    async def survived(self, deliveries: Sequence[Delivery]) -> None:
+        """Take back what was charged for this worker; see the port."""
+        with self._log.lock:
+            for delivery in deliveries:
+                self._group.absolve(delivery.token, self._worker)
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Give deliveries back; see the port."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -66,6 +67,7 @@ class Pending:
     first_failed_ms: int = 0
     deaths: int = 0
     suspect: bool = False
+    lapsed: bool = False
     started: bool = False
     behind: int | None = None
 
@@ -107,12 +109,33 @@ class Group:
         if successor is not None:
             self.make_ready(self.pending[successor])
 
-    def take_over(self, pending: Pending) -> None:
-        """Hand out again what a lost worker held."""
+    def take_over(self, pending: Pending, *, lapsed: bool) -> None:
+        """Hand out again what a worker held that died, or whose lease lapsed."""
         pending.deaths += pending.started
         pending.started = False
-        pending.suspect = True
+        pending.suspect, pending.lapsed = True, lapsed
         self.make_ready(pending)
+
+    def vouch(self, worker: str, until_ms: float, names: Collection[str] | None) -> int:
+        """Renew what a worker holds of these names, or all of it; give the rest back and return how many that were."""
+        count = 0
+        for position, pending in self.pending.items():
+            if pending.worker != worker:
+                continue
+            if names is None or str(position) in names:
+                pending.until_ms = until_ms
+            else:
+                pending.started = False
+                self.make_ready(pending)
+                count += 1
+        return count
+
+    def keep(self, worker: str, now_ms: float, until_ms: float) -> None:
+        """Extend the leases of a worker that fetches if some lease ended: it takes over none of its own."""
+        if self.first_expiry_ms <= now_ms:
+            for pending in self.pending.values():
+                if pending.worker == worker:
+                    pending.until_ms = until_ms
 
     def expire(self, now_ms: float) -> None:
         """Take over every lease that ended, and make ready what waited for its time."""
@@ -127,7 +150,7 @@ class Group:
             if pending.worker is None:
                 continue
             if pending.until_ms <= now_ms:
-                self.take_over(pending)
+                self.take_over(pending, lapsed=True)
             else:
                 self.first_expiry_ms = min(self.first_expiry_ms, pending.until_ms)
 
@@ -192,12 +215,20 @@ class Group:
             first_failed_ms=pending.first_failed_ms,
             deaths=pending.deaths,
             suspect=pending.suspect,
+            lapsed=pending.lapsed,
         )
 
     def held(self, token: Token, worker: str) -> Pending | None:
         """Return what `token` names if `worker` still holds it."""
         pending = self.pending.get(token[0])
         return pending if pending is not None and (pending.worker, pending.serial) == (worker, token[1]) else None
+
+    def absolve(self, token: Token, worker: str) -> None:
+        """Take back the death charged for a worker that lost this delivery and lives: it was slow, a failed attempt."""
+        pending = self.pending.get(token[0])
+        if pending is not None and pending.suspect and self.held(token, worker) is None:
+            pending.deaths = max(-1, pending.deaths - 1)
+            pending.attempts += 1
 
     @property
     def backlog(self) -> int:
@@ -350,7 +381,7 @@ class State:
             return True
         pending.suspect = pending.suspect and settlement.attempts <= pending.attempts
         pending.attempts, pending.first_failed_ms = settlement.attempts, settlement.first_failed_ms
-        pending.started = False
+        pending.started = pending.lapsed = False
         pending.worker = None
         heapq.heappush(group.delayed, (now_ms + settlement.delay_ms, position))
         return True

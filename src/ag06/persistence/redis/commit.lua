@@ -38,7 +38,7 @@ end
 local function postpone(token, delay, attempts, first_ms)
   local note = read_note(token)
   -- What was not even tried stays suspect.
-  write_note(token, { attempts, first_ms, note[3], attempts > note[1] and 0 or note[4], 0 })
+  write_note(token, { attempts, first_ms, note[3], attempts > note[1] and 0 or math.min(note[4], DIED), 0 })
   take_from_all(token)
   let_go(held, token)
   if delay <= 0 then

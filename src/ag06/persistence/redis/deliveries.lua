@@ -42,13 +42,16 @@ local function holder(token)
   end
 end
 
--- A note is kept only for what is out of the ordinary: attempts, first failure in ms, deaths, suspect, started.
+-- A note is kept only for what is out of the ordinary: attempts, first failure in ms, deaths, suspect, started. Suspect is
+-- DIED if the last worker is known to be dead, LAPSED if its lease lapsed.
+local DIED, LAPSED = 1, 2
+
 local function read_note(token)
   local text = redis.call('HGET', NOTES, token)
   local note = { 0, 0, 0, 0, 0 }
   if text then
     local i = 0
-    for number in string.gmatch(text, '%d+') do
+    for number in string.gmatch(text, '%-?%d+') do
       i = i + 1
       note[i] = tonumber(number)
     end
@@ -60,12 +63,12 @@ local function write_note(token, note)
   redis.call('HSET', NOTES, token, string.format('%.0f %.0f %.0f %.0f %.0f', unpack(note)))
 end
 
-local function blame_worker(token)
+local function blame_worker(token, suspect)
   local note = read_note(token)
   if note[5] == 1 then
     note[3] = note[3] + 1
   end
-  note[4], note[5] = 1, 0
+  note[4], note[5] = suspect, 0
   write_note(token, note)
   return note
 end
@@ -178,7 +181,7 @@ end
 -- Hand back what a worker holds: gently, or, if the worker is dead, with suspicion.
 local function hand_back(token, dead)
   if dead then
-    blame_worker(token)
+    blame_worker(token, DIED)
   else
     local note = read_note(token)
     if note[5] == 1 then

@@ -108,7 +108,7 @@ local function take(token)
     return
   end
   local fields = entry[2]
-  local note = taken_over and blame_worker(token) or read_note(token)
+  local note = taken_over and owner ~= worker and blame_worker(token, LAPSED) or read_note(token)
   if owner == worker then
     note[5] = FROM_ITSELF
   end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from ag06.errors import ConfigurationError, StoreError, StoreUnavailable
 from ag06.persistence.log import (
@@ -139,6 +139,10 @@ class RedisLog:
     async def release_worker(self, worker: str) -> int:
         """Hand out again, at once, what a worker held that is known to be dead; return how many deliveries."""
         return await self._registry.release_worker(worker)
+
+    async def vouch(self, worker: str, visibility: float, running: Mapping[str, Collection[str]] | None = None) -> int:
+        """Renew the leases of a worker that is known to live, for as long as it leases itself; see `EventLog.vouch`."""
+        return await self._registry.vouch(worker, running)
 
     async def read(self, query: Query) -> AsyncIterator[list[Stored]]:
         """Yield pages of events in the order of the log, over a connection of its own."""

@@ -26,6 +26,7 @@ _LONGEST_BACKOFF = 5.0
 SLACK = 64
 """Entries that a worker may have pending in one stream beyond those it knows of."""
 _FROM_ITSELF = 2  # as in fetch.lua
+_LAPSED = 2  # as in deliveries.lua
 _by_rank = attrgetter("key")
 
 Recovery = Callable[[Wire, str], Awaitable[str | None]]
@@ -272,6 +273,7 @@ def _again(
         first_failed_ms,
         deaths,
         bool(suspect),
+        suspect == _LAPSED,
     )
 
 

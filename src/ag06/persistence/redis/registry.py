@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -89,6 +89,14 @@ class Registry:
                 for group, event_type in await self.types()
             ]
         )
+
+    async def vouch(self, worker: str, running: Mapping[str, Collection[str]] | None) -> int:
+        """Begin the leases of a worker anew; give back all but the `running`, unless `None`; return how many."""
+        count = 0
+        for group, event_type in await self.types():
+            names = [] if running is None else list(running.get(group, ()))
+            count += await self._wire.run("vouch", group, event_type, worker, int(running is None), _pack(names))
+        return count
 
     async def remove(self, group: str) -> bool:
         """Forget a group; return whether it was known."""

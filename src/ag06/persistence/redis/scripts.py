@@ -40,6 +40,8 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "order": _DELIVERIES,
     "commit": (*_HELD, "receipt"),
     "release": _HELD,
+    "vouch": _DELIVERIES,
+    "survived": _DELIVERIES,
     "leave": _DELIVERIES,
     "forget": _DELIVERIES,
     "renew": _HELD,

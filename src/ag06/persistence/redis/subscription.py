@@ -136,6 +136,10 @@ class RedisSubscription:
         self._started.update([delivery.token for delivery in deliveries])
         await self._on_tokens("start", START, [delivery.token for delivery in deliveries])
 
+    async def survived(self, deliveries: Sequence[Delivery]) -> None:
+        """Take back what was charged for this worker; see `Subscription.survived`."""
+        await self._on_tokens("survived", RELEASE, [delivery.token for delivery in deliveries])
+
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Give deliveries back, unharmed, to be handed out at once to whoever asks."""
         tokens = [delivery.token for delivery in deliveries]

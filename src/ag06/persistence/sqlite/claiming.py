@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ag06.persistence.log import AGEING_MS, Delivery
-from ag06.persistence.sqlite.deliveries import BLOCKED, LEASED, LEVELS, GroupRow, open_before
+from ag06.persistence.sqlite.deliveries import BLOCKED, LAPSED, LEASED, LEVELS, GroupRow, open_before
 
 _FARTHEST = 4000  # events that one transaction may find blocked before others get their turn
 _PAGE = 1000
@@ -81,7 +81,18 @@ class Claim:
             (
                 rank,
                 seq,
-                Delivery((seq, bool(ordered), worker), seq >> 20, stream & 3, body, bool(ordered), a, f, d, bool(s)),
+                Delivery(
+                    (seq, bool(ordered), worker),
+                    seq >> 20,
+                    stream & 3,
+                    body,
+                    bool(ordered),
+                    a,
+                    f,
+                    d,
+                    bool(s),
+                    s == LAPSED,
+                ),
                 -1,
                 None,
             )

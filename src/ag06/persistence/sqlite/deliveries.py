@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -20,9 +20,11 @@ _FALL_DUE = """
 UPDATE deliveries SET state = 1, due = rank WHERE grp = ? AND state = 2 AND state > 0 AND due <= ?
 """
 _TAKE_OVER = """
-UPDATE deliveries SET state = 1, due = rank, worker = NULL, suspect = 1, deaths = deaths + started, started = 0
+UPDATE deliveries SET state = 1, due = rank, worker = NULL, suspect = ?, deaths = deaths + started, started = 0
 WHERE grp = ? AND state = 0 AND worker = ?
 """
+_DIED, LAPSED = 1, 2
+"""Values of `suspect` for what was taken over: its worker is known to be dead, or its lease lapsed."""
 _GIVE_BACK = """
 UPDATE deliveries SET state = 1, due = rank, worker = NULL, started = 0 WHERE grp = ? AND state = 0 AND worker = ?
 """
@@ -148,7 +150,7 @@ def expire(connection: sqlite3.Connection, group_id: int, now_ms: int, visibilit
     for (worker,) in connection.execute(
         "SELECT id FROM workers WHERE grp = ? AND expires <= ?", (group_id, now_ms)
     ).fetchall():
-        connection.execute(_TAKE_OVER, (group_id, worker))
+        connection.execute(_TAKE_OVER, (LAPSED, group_id, worker))
         connection.execute("DELETE FROM workers WHERE id = ?", (worker,))
 
 
@@ -156,8 +158,31 @@ def take_over_worker(connection: sqlite3.Connection, worker: str) -> int:
     """Hand out again what a dead worker held in any group; return how many deliveries."""
     count = 0
     for number, group_id in connection.execute("SELECT id, grp FROM workers WHERE name = ?", (worker,)).fetchall():
-        count += connection.execute(_TAKE_OVER, (group_id, number)).rowcount
+        count += connection.execute(_TAKE_OVER, (_DIED, group_id, number)).rowcount
         connection.execute("DELETE FROM workers WHERE id = ?", (number,))
+    return count
+
+
+def vouch(
+    connection: sqlite3.Connection, worker: str, expires_ms: int, running: Mapping[str, Collection[str]] | None
+) -> int:
+    """Extend the leases of a worker to `expires_ms`; give back all but the `running`; return how many.
+
+    Nothing is given back if `running` is `None`.
+    """
+    count = 0
+    for number, group_id, group in connection.execute(
+        "SELECT w.id, w.grp, g.name FROM workers w JOIN groups g ON g.id = w.grp WHERE w.name = ?", (worker,)
+    ).fetchall():
+        connection.execute("UPDATE workers SET expires = max(expires, ?) WHERE id = ?", (expires_ms, number))
+        if running is not None:
+            names = running.get(group, ())
+            held = connection.execute(
+                "SELECT seq FROM deliveries WHERE grp = ? AND state = 0 AND worker = ?", (group_id, number)
+            ).fetchall()
+            others = [(group_id, number, seq) for (seq,) in held if str(seq) not in names]
+            connection.executemany(_GIVE_BACK + " AND seq = ?", others)
+            count += len(others)
     return count
 
 
@@ -166,6 +191,15 @@ def mark_started(connection: sqlite3.Connection, group_id: int, worker: int, del
     connection.executemany(
         "UPDATE deliveries SET started = 1 WHERE grp = ? AND seq = ? AND state = 0 AND worker = ?",
         [(group_id, delivery.token[0], worker) for delivery in deliveries if delivery.token[2] == worker],
+    )
+
+
+def absolve(connection: sqlite3.Connection, group_id: int, deliveries: Sequence[Delivery]) -> None:
+    """Take back the deaths charged for a worker that lost these and lives: it was slow, which is a failed attempt."""
+    connection.executemany(
+        "UPDATE deliveries SET deaths = max(-1, deaths - 1), attempts = attempts + 1 "
+        "WHERE grp = ?1 AND seq = ?2 AND suspect > 0 AND NOT (state = 0 AND worker = ?3)",
+        [(group_id, delivery.token[0], delivery.token[2]) for delivery in deliveries],
     )
 
 

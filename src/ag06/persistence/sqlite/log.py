@@ -6,7 +6,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -29,7 +29,7 @@ from ag06.persistence.measuring import APPEND, MAINTAIN, REPLAY, STATS, Measured
 from ag06.persistence.notes import check_note
 from ag06.persistence.sqlite import archives, keeping, notes, reading, trimming
 from ag06.persistence.sqlite.appending import Call, append_calls, promote
-from ag06.persistence.sqlite.deliveries import take_over_worker
+from ag06.persistence.sqlite.deliveries import take_over_worker, vouch
 from ag06.persistence.sqlite.forks import ForkSafeConnection
 from ag06.persistence.sqlite.placement import Placement
 from ag06.persistence.sqlite.reading import snapshot
@@ -221,6 +221,15 @@ class SqliteLog:
         """Hand out again what a dead worker held; see the port."""
         count = await self.writer.submit(lambda connection: take_over_worker(connection, worker))
         self.waiters.wake()
+        return count
+
+    async def vouch(self, worker: str, visibility: float, running: Mapping[str, Collection[str]] | None = None) -> int:
+        """Renew the leases of a worker that is known to live; see the port."""
+        count = await self.writer.submit(
+            lambda connection: vouch(connection, worker, self.now_ms() + int(visibility * 1000), running), durable=False
+        )
+        if count:
+            self.waiters.wake()
         return count
 
     async def groups(self) -> list[GroupInfo]:

@@ -208,6 +208,16 @@ class SqliteSubscription:
         # Not synced: it tells of the death of a process, and a power cut is not the event's fault.
         await self._writer.submit(work, durable=False, kind=START)
 
+    async def survived(self, deliveries: Sequence[Delivery]) -> None:
+        """Take back what was charged for this worker; see the port."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            group = table.load_group(connection, self._name)
+            if group is not None:
+                table.absolve(connection, group.id, deliveries)
+
+        await self._writer.submit(work, durable=False)
+
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Give deliveries back; see the port."""
         if deliveries:
