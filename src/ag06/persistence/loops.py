@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from ag06.errors import StoreUnavailable
 from ag06.persistence.log import EventLog
+from ag06.tasks import start_task
 
 _inherited: list[object] = []  # logs of the parent process: closing them here would close its files and locks
 
@@ -42,7 +43,7 @@ class LogsByLoop:
             with self._lock:
                 task = self._opening.get(loop)
                 if task is None:
-                    task = self._opening[loop] = loop.create_task(self._open(loop), name="ag06 open store")
+                    task = self._opening[loop] = start_task(self._open(loop), "ag06 open store")
                     task.add_done_callback(_note)
             log = await asyncio.shield(task)
             if self.opened.get(loop) is log:

@@ -18,6 +18,7 @@ from ag06.runtime.companions import Companions, Running
 from ag06.runtime.sampling import Sampler
 from ag06.runtime.serving import open_workflow_server, written_paths
 from ag06.runtime.status import status_of
+from ag06.tasks import start_task
 
 if TYPE_CHECKING:
     from ag06.persistence.log import EventLog
@@ -90,7 +91,7 @@ class Monitor:
             suffix=f" of {workflow.name}" if others else "",
         )
         self.sampler = Sampler(log, worker.runners, ChainMap(workflow.knobs, workflow.runtime_knobs).values())
-        self._sampling = asyncio.get_running_loop().create_task(self.sampler.run(), name="sampling")
+        self._sampling = start_task(self.sampler.run(), "sampling")
         self._sampling.add_done_callback(_look_at)
         observability.health.set_phase(workflow.name, "running")
         self._companions = Companions(Running(workflow, log, worker.name))

@@ -33,6 +33,7 @@ from ag06.runtime.step import Step
 from ag06.runtime.threads import CallThreads
 from ag06.runtime.variants import SPLITS
 from ag06.runtime.verdict import bury, bury_killer, judge, killed_workers, wait_for_budget
+from ag06.tasks import start_task
 
 if TYPE_CHECKING:
     from ag06.monitoring.spans import Span
@@ -153,7 +154,7 @@ class StepRunner:
 
     async def _committed(self) -> None:
         """Wait until everything is settled, or nothing more can be: the committer ended."""
-        drained = asyncio.ensure_future(self._committer.drained())
+        drained = start_task(self._committer.drained())
         try:
             await asyncio.wait([drained, *filter(None, [self._commits])], return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from ag06.errors import ConfigurationError, StoreError
 from ag06.monitoring.instruments import WORKER_RESTARTS
 from ag06.persistence.event_store import EventStore
+from ag06.tasks import start_task
 
 _logger = logging.getLogger("ag06.runtime")
 _FIRST_PAUSE = 0.1
@@ -117,7 +118,7 @@ class Supervisor:
     async def run(self) -> int:
         """Run until `stop`; return 0, or the exit code of a worker that cannot work."""
         self._began = asyncio.get_running_loop().time()
-        keepers = [asyncio.create_task(self._keep(worker), name=f"worker {worker.index}") for worker in self.workers]
+        keepers = [start_task(self._keep(worker), f"worker {worker.index}") for worker in self.workers]
         try:
             codes = await asyncio.gather(*keepers)
         finally:

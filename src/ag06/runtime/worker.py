@@ -24,6 +24,7 @@ from ag06.runtime.leases import LeaseKeeper
 from ag06.runtime.outcome import Listener
 from ag06.runtime.step import Step
 from ag06.runtime.step_runner import Shared, StepRunner
+from ag06.tasks import start_task
 
 _logger = logging.getLogger("ag06.runtime")
 _MAINTENANCE_SECONDS = 1.0
@@ -127,7 +128,7 @@ class Worker:
                 _logger.warning("%s does not end in time, it is left behind", task.get_name())
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        task = start_task(work, name)
         task.add_done_callback(self._watch)
         return task
 

@@ -23,6 +23,7 @@ from ag06.persistence.journal.state import JournalState
 from ag06.persistence.journal.waiting import WaitingRoom
 from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Record, StepSpec
 from ag06.persistence.outage import Outage
+from ag06.tasks import start_task
 
 _logger = logging.getLogger("ag06.persistence.journal")
 
@@ -264,7 +265,7 @@ class JournaledLog(PassingLog):
 
     def _begin_recovery(self) -> None:
         if not self._closed and (self._recovery is None or self._recovery.done()):
-            self._recovery = asyncio.get_running_loop().create_task(self._recover(), name="ag06 journal")
+            self._recovery = start_task(self._recover(), "ag06 journal")
 
     async def _keep(self, records: Sequence[Record], synced: bool) -> list[Appended]:
         """Write to the journal; where no disk takes it, wait in memory until something does."""
@@ -290,7 +291,7 @@ class JournaledLog(PassingLog):
         if self._file is not None:
             return self._file
         if self._making is None:
-            self._making = asyncio.get_running_loop().create_task(self._make(), name="ag06 new journal")
+            self._making = start_task(self._make(), "ag06 new journal")
         return await asyncio.shield(self._making)
 
     async def _make(self) -> JournalFile:

@@ -18,6 +18,7 @@ from ag06.persistence.redis.receipts import Call, Receipts
 from ag06.persistence.redis.receiving import SLACK, Receiver, Recovery, hand_back
 from ag06.persistence.redis.settling import Work, split_work
 from ag06.persistence.redis.wire import BlockingWire, GroupLost, Wire
+from ag06.tasks import start_task
 
 _PAGE = 500
 _FAREWELL = 1.5
@@ -70,9 +71,7 @@ class RedisSubscription:
         if self._closed or limit < 1:
             return []
         if self._receiving is None:
-            self._receiving = asyncio.get_running_loop().create_task(
-                self._receiver.receive(limit, wait), name=f"ag06 redis receive {self._group}"
-            )
+            self._receiving = start_task(self._receiver.receive(limit, wait), f"ag06 redis receive {self._group}")
         task = self._receiving
         # A caller who gives up must not take the connection down with it: what arrives is kept for the next fetch.
         done, _ = await asyncio.wait([task], timeout=max(wait, 0.0) + 2 * self._listening.timeout)
@@ -205,7 +204,7 @@ class RedisSubscription:
             await asyncio.wait([task])
 
     def _nudge(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._unblock())
+        task = start_task(self._unblock())
         self._nudges.add(task)
         task.add_done_callback(self._nudges.discard)
 
