@@ -105,6 +105,11 @@ class Context:
         self._counts[parent.id] = ordinal + 1
         return OutputId(identity)
 
+    @property
+    def event_ids(self) -> list[str]:
+        """The ids of the events of the call."""
+        return [event.id for event in self._events]
+
     def close(self) -> tuple[Record, ...]:
         """End the call: return what was published; publishing later is an error. For the runtime."""
         self._closed = True

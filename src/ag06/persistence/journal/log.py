@@ -23,7 +23,7 @@ from ag06.persistence.journal.state import JournalState
 from ag06.persistence.journal.waiting import WaitingRoom
 from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Record, StepSpec
 from ag06.persistence.outage import Outage
-from ag06.tasks import start_task
+from ag06.tasks import completed, start_task
 
 _logger = logging.getLogger("ag06.persistence.journal")
 
@@ -116,12 +116,7 @@ class JournaledLog(PassingLog):
         A caller who gives up waits for the end of it all the same: a journal that stays locked is drained by nobody.
         """
         self._closed = True
-        closing = asyncio.get_running_loop().create_task(self._close(), name="ag06 close journal")
-        try:
-            await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            await asyncio.wait([closing])
-            raise
+        await completed(self._close())
 
     async def _close(self) -> None:
         if self._recovery is not None:
