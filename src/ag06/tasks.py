@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -25,6 +25,29 @@ async def completed(work: Awaitable[T]) -> T:
     """Return the result of some work; a cancellation is passed on once the work is over. It must end by itself."""
     task = start_task(work) if inspect.iscoroutine(work) else asyncio.ensure_future(work)
     await _wait(task)
+    return task.result()
+
+
+async def finished(work: Callable[[], Coroutine[Any, Any, T]], hurry: Callable[[], None] | None = None) -> T:
+    """Return the result of some work, begun again if its own task is cancelled: an event loop that ends cancels all.
+
+    The work must end by itself, and go on where it was. A cancellation of the caller is passed on once it is over; with
+    `hurry` it calls that instead.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    for _ in range(2):
+        task = start_task(work())
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+                if hurry is not None:
+                    hurry()
+        if not task.cancelled():
+            break
+    if cancelled is not None and hurry is None:
+        raise cancelled
     return task.result()
 
 

@@ -7,10 +7,11 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 
 from ag06.errors import StoreUnavailable
 from ag06.persistence.log import EventLog
-from ag06.tasks import start_task
+from ag06.tasks import finished, start_task
 
 _inherited: list[object] = []  # logs of the parent process: closing them here would close its files and locks
 
@@ -85,7 +86,7 @@ class LogsByLoop:
 
     async def _close(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[EventLog]) -> None:
         if loop is asyncio.get_running_loop():
-            await _close_one(task)
+            await finished(partial(_close_one, task))
         elif loop.is_running():
             closing = asyncio.run_coroutine_threadsafe(_close_one(task), loop)
             try:

@@ -16,7 +16,7 @@ from ag06.runtime.grace import Grace
 from ag06.runtime.monitor import Monitor
 from ag06.runtime.shutdown_report import ShutdownCounts, log_shutdown
 from ag06.runtime.worker import claim_name
-from ag06.tasks import completed, end, start_task
+from ag06.tasks import completed, end, finished, start_task
 
 if TYPE_CHECKING:
     from ag06.persistence.log import EventLog
@@ -208,17 +208,11 @@ class Lifetime:
             raise self._error
 
     async def _do(self, part: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do a part of the end, and what is left of it once more if its task is cancelled: an event loop ends so."""
-        for _ in range(2):
-            task = start_task(part())
-            while not task.done():
-                try:
-                    await asyncio.wait([task])
-                except asyncio.CancelledError:
-                    self._grace.hurry()
-            if not task.cancelled():
-                self._error = self._error or task.exception()
-                return
+        """Do a part of the end; the others follow whatever it raises."""
+        try:
+            await finished(part, self._grace.hurry)
+        except BaseException as error:  # noqa: BLE001 - raised when nothing of the workflow is left
+            self._error = self._error or error
 
     async def _end_beginning(self) -> None:
         if self._beginning is not None:
