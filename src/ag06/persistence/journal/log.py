@@ -91,6 +91,7 @@ class JournaledLog(PassingLog):
         self._recovery: asyncio.Task[None] | None = None
         self._problem: str | None = None
         self._closed = False
+        self._stay = 0
 
     # Lifetime
 
@@ -129,8 +130,10 @@ class JournaledLog(PassingLog):
         while self._writing:
             await self._all_written()
         self._room.end(StoreUnavailable("the log was closed while the store was away; the event is not durable"))
+        stay = 0
         for file in [*self._orphans, *([] if self._file is None else [self._file])]:
             if left := await file.close():
+                stay += left
                 _logger.warning(
                     "%d events stay in the journal %s; the next process that opens this store hands them on",
                     left,
@@ -139,6 +142,7 @@ class JournaledLog(PassingLog):
         self._orphans.clear()
         self._file = None
         self._show()
+        self._stay = stay
         await self._inner.close()
 
     def abandon(self) -> None:
@@ -228,7 +232,7 @@ class JournaledLog(PassingLog):
             oldest.append(waiting.records[0].persisted_ms)
         return JournalState(
             active=not self._direct,
-            events=sum(file.events for file in files) + self._room.events,
+            events=sum(file.events for file in files) + self._room.events + self._stay,
             oldest_ms=min(oldest, default=None),
             in_memory=self._room.events,
             late_duplicates=self._draining.late,
