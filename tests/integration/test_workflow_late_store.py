@@ -1,14 +1,17 @@
-"""Workers that are started before their store."""
+"""Workers, and workflows inside a program, that are started before their store."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ag06 import Workflow
-from flows import until
+from ag06 import ConfigurationError, Event, StoreUnavailable, Workflow
+from ag06.monitoring import observability
+from flows import SECONDS, until
 from proxy import Proxy
 from servers import ValkeyServer, free_port
 from workers import ag06_run, write_flow
@@ -81,5 +84,130 @@ async def test_a_worker_whose_store_dies_between_the_opening_and_the_steps_waits
                 await worker.noted("billed")
                 assert await worker.terminate() == 0, worker.said
             assert proxy.lost == 1
+    finally:
+        server.stop()
+
+
+Started = tuple[Workflow, list[int]]
+
+
+def shop(url: str, journal: str = "off", **settings: Any) -> Started:
+    app = Workflow("shop", store=url, journal=journal, **settings)
+    billed: list[int] = []
+
+    @app.step("order")
+    async def bill(event: Event) -> None:
+        billed.append(event.data)
+
+    return app, billed
+
+
+async def test_running_starts_before_its_store_and_the_journal_takes_events(tmp_path: Path) -> None:
+    server = ValkeyServer(tmp_path, port=free_port())
+    app, billed = shop(server.url, str(tmp_path / "journal"))
+    try:
+        async with app.running():
+            assert await app.publish("order", data=1) is not None
+            with pytest.raises(TimeoutError, match=r"'shop': the store is away \(.*; its steps start when"):
+                await app.drain(0.05)
+            health = await observability.health.check_health()
+            assert health.status == "warn"
+            assert health.components["store"].status == "fail"
+            assert "is the server up?" in (health.components["store"].error or "")
+            server.start()
+            await app.drain(SECONDS)
+            assert billed == [1]
+            await until_async(is_well)
+    finally:
+        server.stop()
+
+
+async def is_well() -> bool:
+    return (await observability.health.check_health()).components["store"].status == "pass"
+
+
+async def until_async(check: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not await check():
+            await asyncio.sleep(0.01)
+
+
+async def test_running_starts_before_its_store_and_publishing_says_that_it_is_away(tmp_path: Path) -> None:
+    server = ValkeyServer(tmp_path, port=free_port())
+    app, billed = shop(server.url)
+    try:
+        async with app.running():
+            with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1"):
+                await app.publish("order", data=1)
+            assert (await observability.health.check_health()).status == "fail"
+            server.start()
+            await app.drain(SECONDS)
+            assert await app.publish("order", data=2)
+            await app.drain(SECONDS)
+    finally:
+        server.stop()
+    assert billed == [2]
+
+
+@pytest.mark.parametrize("journal", [True, False])
+async def test_a_workflow_that_waits_for_its_store_can_be_left(
+    tmp_path: Path, journal: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "ag06.runtime")
+    app, _ = shop(f"redis://127.0.0.1:{free_port()}/0", str(tmp_path / "journal") if journal else "off")
+    before = asyncio.all_tasks()
+    for _ in range(2):
+        async with app.running():
+            if journal:
+                await app.publish("order", data=1, dedup=False)
+        assert asyncio.all_tasks() == before
+    stopped = [record.getMessage() for record in caplog.records if "stopped" in record.getMessage()]
+    assert [", 0 cut off" in line for line in stopped] == [True, True]
+    # The second life found the event of the first.
+    assert [f"{count * journal} journalled" in line for count, line in enumerate(stopped, 1)] == [True, True]
+
+
+async def test_a_store_that_never_answers_does_not_keep_running_from_being_entered_and_left(tmp_path: Path) -> None:
+    held: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda _, writer: held.append(writer), "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    app, _ = shop(f"redis://127.0.0.1:{port}/0", str(tmp_path / "journal"), timeout=0.5)
+    before = asyncio.all_tasks()
+    async with app.running():
+        assert await app.publish("order", data=1)
+    assert not {task for task in asyncio.all_tasks() - before if "ag06" in task.get_name()}
+    for writer in held:
+        writer.close()
+    silent.close()
+
+
+async def test_a_mistake_of_the_configuration_is_no_outage(tmp_path: Path) -> None:
+    for url, settings in [
+        ("redis://localhost:none/0", {}),
+        (f"sqlite:///{tmp_path}/shop.db", {"durability": "replicated"}),
+        ("memory://", {"durability": "fsync"}),
+    ]:
+        app, _ = shop(url, **settings)
+        with pytest.raises(ConfigurationError):
+            async with app.running():
+                raise AssertionError("it ran")
+
+
+async def test_a_level_that_the_server_cannot_give_is_no_outage(valkey: ValkeyServer) -> None:
+    app, _ = shop(valkey.url, durability="replicated")
+    with pytest.raises(ConfigurationError, match="replica"):
+        async with app.running():
+            raise AssertionError("it ran")
+
+
+async def test_a_store_that_refuses_the_workflow_once_it_is_there_fails_drain_and_serve(tmp_path: Path) -> None:
+    """The mistake shows only when the store can be asked."""
+    server = ValkeyServer(tmp_path, port=free_port())
+    app, _ = shop(server.url, durability="replicated")
+    try:
+        async with app.running():
+            server.start()
+            with pytest.raises(ConfigurationError, match="replica"):
+                await app.drain(SECONDS)
     finally:
         server.stop()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from ag06 import ConfigurationError, Event, StoreUnavailable, Workflow
+from ag06 import ConfigurationError, Event, Workflow
 from ag06.runtime.step import Start
 from conftest import OpenLog
 from flows import SECONDS, said, stored, until
-from servers import free_port
 
 
 def with_step(store_url: str, *names: str, start: Start | None = None) -> tuple[Workflow, dict[str, list[int]]]:
@@ -231,18 +232,60 @@ async def test_running_leaves_no_thread_behind(store_url: str) -> None:
     )
 
 
-async def test_a_store_that_is_not_there_is_said_at_the_start() -> None:
-    app, _ = with_step(f"redis://127.0.0.1:{free_port()}/0", "bill")
-    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1"):
-        async with app.running():
-            raise AssertionError("it ran")
-    with pytest.raises(StoreUnavailable):
-        await app.publish("order")
-
-
 async def test_a_workflow_without_steps_publishes_and_does_not_serve() -> None:
     app = Workflow("shop", store="memory://")
     assert await app.publish("order") is not None
     with pytest.raises(ConfigurationError, match=r"has no steps; declare one with @app\.step"):
         await app.serve()
     await app.close()
+
+
+async def test_a_workflow_is_served_outside_the_main_thread_until_it_is_cancelled() -> None:
+    """Signals arrive in the main thread alone."""
+    app, heard = with_step("memory://", "bill")
+
+    async def main() -> None:
+        serving = asyncio.create_task(app.serve())
+        await app.publish("order", data=1)
+        await until(lambda: heard["bill"])
+        serving.cancel()
+        await asyncio.wait([serving])
+        assert serving.cancelled()
+
+    await asyncio.to_thread(asyncio.run, main())
+    assert heard == {"bill": [1]}
+
+
+async def test_run_works_in_a_thread(tmp_path: Path) -> None:
+    program = f"""
+import threading, time
+from ag06 import Event, Workflow
+
+app = Workflow("shop", store="sqlite:///{tmp_path}/shop.db")
+heard = threading.Event()
+
+@app.step("order")
+async def bill(event: Event):
+    heard.set()
+
+threading.Thread(target=app.run, daemon=True).start()
+app2 = Workflow("shop", store="sqlite:///{tmp_path}/shop.db")
+import asyncio
+asyncio.run(app2.events.persist_event("order", "test"))
+assert heard.wait({SECONDS})
+print("billed")
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, errors = await asyncio.wait_for(process.communicate(), SECONDS)
+    assert process.returncode == 0, errors
+    assert b"billed" in out
+    assert b"no signal ends a workflow outside the main thread" in out
+    assert b"Traceback" not in out + errors
+
+
+async def test_run_inside_an_event_loop_names_what_to_use() -> None:
+    app, _ = with_step("memory://", "bill")
+    with pytest.raises(ConfigurationError, match=r"await app\.serve\(\).*async with app\.running\(\)"):
+        app.run()

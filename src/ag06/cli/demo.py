@@ -25,6 +25,7 @@ from ag06.cli.opening import check_shared
 from ag06.cli.output import print_json, print_table, progress, quiet_log, say
 from ag06.errors import OutcomeUnknown, StoreUnavailable
 from ag06.settings import resolve
+from ag06.tasks import start_task
 
 if TYPE_CHECKING:
     from ag06 import Event, Workflow
@@ -156,7 +157,7 @@ async def _workers(url: str, workflow: Workflow, deaths: asyncio.Queue[WorkerPro
         fleet.watch(supervisor)
         if fleet.url is not None:
             say(f"while it runs: {fleet.url}/metrics, /health and /status")
-        running = asyncio.create_task(supervisor.run())
+        running = start_task(supervisor.run())
         try:
             yield supervisor
         finally:

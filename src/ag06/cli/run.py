@@ -17,6 +17,7 @@ import typer
 
 from ag06.cli.opening import refuse_memory
 from ag06.errors import ConfigurationError, StoreError
+from ag06.tasks import start_task
 
 if TYPE_CHECKING:
     from ag06.runtime.fleet import Fleet
@@ -144,7 +145,7 @@ async def _serve(workflow: Workflow) -> int:
         beside = [_watch_parent(int(supervisor)), _report_to_parent(workflow, name)]
         if limits:
             beside.append(recycling.watch())
-    tasks = [asyncio.create_task(work) for work in beside]
+    tasks = [start_task(work) for work in beside]
     named = context(worker=name) if supervisor else contextlib.nullcontext()
     try:
         with named:  # the lines of several workers are in one stream
@@ -248,7 +249,7 @@ async def _reloading(workflow: Workflow, start: Callable[[Fleet], Supervisor]) -
         while not stopped.is_set():
             supervisor = start(fleet)
             fleet.watch(supervisor)
-            running = asyncio.create_task(supervisor.run())
+            running = start_task(supervisor.run())
             try:
                 files = await anext(changes)
                 _logger.info("%s changed, restarting", ", ".join(sorted({path for _, path in files})))

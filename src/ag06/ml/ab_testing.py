@@ -22,10 +22,10 @@ from ag06.ml.split_experiment import SplitDesign, run_split
 from ag06.ml.split_subjects import MOST_SUBJECTS, Measure
 from ag06.ml.trial import Trials
 from ag06.ml.undisturbed import undisturbed
-from ag06.ml.uninterrupted import completed
 from ag06.ml.verdict import Variant, Verdict
 from ag06.ml.windows import Window
 from ag06.monitoring import instruments
+from ag06.tasks import completed
 
 IDLE_WINDOWS = 3
 """So many windows in a row that measure nothing end an experiment."""

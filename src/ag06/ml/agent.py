@@ -13,8 +13,8 @@ from ag06.ml.live import FOLLOW_SECONDS, PATIENCE, Live
 from ag06.ml.optimizer_status import heading, told_by
 from ag06.ml.tuning import Tuning
 from ag06.ml.tuning_loop import TuningLoop
-from ag06.ml.uninterrupted import completed, end
 from ag06.runtime.companions import Running
+from ag06.tasks import completed, end, start_task
 
 _logger = logging.getLogger("ag06.ml")
 LOOK_SECONDS = 1.0
@@ -220,8 +220,8 @@ class Agent:
         """Tune until it is not wanted any more, the lead is lost, or there are other options."""
         self._at_rest.clear()
         loop = self.loop = TuningLoop(self.live, self.mode or "off", self._wanted_as_tuned, self._notice)
-        tuning = asyncio.create_task(loop.run(), name="ag06 optimizer")
-        keeping = asyncio.create_task(self.live.lead.keep(), name="ag06 optimizer's lead")
+        tuning = start_task(loop.run(), "ag06 optimizer")
+        keeping = start_task(self.live.lead.keep(), "ag06 optimizer's lead")
         try:
             await asyncio.wait([tuning, keeping], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:

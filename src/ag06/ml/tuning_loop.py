@@ -24,10 +24,10 @@ from ag06.ml.references import References
 from ag06.ml.space import described
 from ag06.ml.suggestions import suggest
 from ag06.ml.trial import Trial
-from ag06.ml.uninterrupted import completed, end
 from ag06.ml.verdict import Verdict
 from ag06.ml.windows import Window
 from ag06.monitoring import instruments
+from ag06.tasks import completed, end, start_task
 
 _logger = logging.getLogger("ag06.ml")
 BASELINE_WINDOWS = 3
@@ -119,8 +119,8 @@ class TuningLoop:
 
     async def _interruptible(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Return what comes of some work, `None` if `hurry` ended it."""
-        task = asyncio.create_task(work, name="ag06 optimizer's window")
-        hurried = asyncio.create_task(self._hurried.wait())
+        task = start_task(work, "ag06 optimizer's window")
+        hurried = start_task(self._hurried.wait())
         try:
             await asyncio.wait([task, hurried], return_when=asyncio.FIRST_COMPLETED)
         finally:

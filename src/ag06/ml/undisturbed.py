@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from ag06.ml.live import Live
-from ag06.ml.uninterrupted import end
+from ag06.tasks import end, start_task
 
 
 async def undisturbed(live: Live, work: Coroutine[Any, Any, None]) -> str | None:
@@ -15,9 +15,9 @@ async def undisturbed(live: Live, work: Coroutine[Any, Any, None]) -> str | None
 
     Returns why it was broken off, in words, or `None`. The caller holds `live.moving`, and has taken the lead.
     """
-    working = asyncio.create_task(work, name="ag06 experiment")
-    keeping = asyncio.create_task(live.lead.keep(), name="ag06 lead of an experiment")
-    over = asyncio.create_task(live.over.wait())
+    working = start_task(work, "ag06 experiment")
+    keeping = start_task(live.lead.keep(), "ag06 lead of an experiment")
+    over = start_task(live.over.wait())
     try:
         await asyncio.wait([working, keeping, over], return_when=asyncio.FIRST_COMPLETED)
     finally:

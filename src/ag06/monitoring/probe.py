@@ -21,6 +21,7 @@ from ag06.callables import is_async
 from ag06.error_text import kind_of, message_of
 from ag06.monitoring.redaction import Redaction
 from ag06.stopping import asks_to_stop
+from ag06.tasks import start_task
 
 Status = Literal["pass", "warn", "fail"]
 STATUSES: tuple[str, ...] = get_args(Status)
@@ -135,7 +136,7 @@ class Probe:
         loop = asyncio.get_running_loop()
         flight = self._flights.get(loop)
         if flight is None:
-            flight = self._flights[loop] = loop.create_task(self._observe(), name=f"health check {self.name}")
+            flight = self._flights[loop] = start_task(self._observe(), f"health check {self.name}")
             flight.add_done_callback(lambda _: self._flights.pop(loop, None))
         return await asyncio.shield(flight)  # who gives up waiting takes nobody else's answer away
 
@@ -178,7 +179,7 @@ class Probe:
             return HealthResult("fail", f"hangs: its last run has not ended for {hanging:.1f} s")
         self._begun = self._clock()
         self._runs = {known: task for known, task in self._runs.items() if not known.is_closed()}
-        run = self._runs[loop] = loop.create_task(self._call(), name=f"run of health check {self.name}")
+        run = self._runs[loop] = start_task(self._call(), f"run of health check {self.name}")
         run.add_done_callback(_retrieve)
         try:
             await asyncio.wait([run], timeout=self._timeout)

@@ -15,6 +15,7 @@ from ag06.monitoring.http_connection import Connection, Limits
 from ag06.monitoring.http_guard import Guard, is_loopback_address
 from ag06.monitoring.http_messages import Request, Response, Routes, problem
 from ag06.settings import Setting, check_setting, resolve, variable
+from ag06.tasks import start_task
 
 _logger = logging.getLogger("ag06.monitoring")
 
@@ -169,7 +170,7 @@ class HttpServer:
         if len(self._open) >= self._limits.connections and not self._make_room():
             connection.refuse()
             return
-        task = asyncio.get_running_loop().create_task(connection.serve(), name="http connection")
+        task = start_task(connection.serve(), "http connection")
         self._open[task] = connection
         task.add_done_callback(self._forget)
 

@@ -7,8 +7,10 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 
 from ag06.persistence.log import EventLog
+from ag06.tasks import finished, start_task
 
 _inherited: list[object] = []  # logs of the parent process: closing them here would close its files and locks
 
@@ -40,7 +42,7 @@ class LogsByLoop:
             with self._lock:
                 task = self._opening.get(loop)
                 if task is None:
-                    task = self._opening[loop] = loop.create_task(self._open(loop), name="ag06 open store")
+                    task = self._opening[loop] = start_task(self._open(loop), "ag06 open store")
                     task.add_done_callback(_note)
             log = await asyncio.shield(task)
             if self.opened.get(loop) is log:
@@ -83,7 +85,7 @@ class LogsByLoop:
             self.opened.pop(loop, None)
         self._abandon_ended()
         if task is not None:
-            await _close_one(task)
+            await finished(partial(_close_one, task))
 
     @property
     def is_empty(self) -> bool:

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from ag06.runtime.grace import Grace, cancel
+from ag06.tasks import start_task
+
 if TYPE_CHECKING:
     from ag06.persistence.log import EventLog
     from ag06.runtime.workflow import Workflow
@@ -20,6 +23,8 @@ _logger = logging.getLogger("ag06.runtime")
 GROUP = "ag06.companions"
 """An entry point of this group names a function that takes a `Running` and returns a coroutine, which is cancelled
 when the workflow shuts down. It calls `running.attached.set()` once it is there: the workflow waits for that."""
+_FAREWELL = 6.0
+"""Seconds that a companion may take to end: it may have to put knobs back while the store is slow."""
 _PATIENCE = 2.0
 """Seconds that a workflow waits for it at most."""
 
@@ -51,8 +56,7 @@ class Companions:
         """Start them; one that cannot be loaded is an error in the log, and the workflow runs without it."""
         self.running = running
         self._is_stopping = False
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(_guarded(companion, running)) for companion in _installed()]
+        self._tasks = [start_task(_guarded(companion, running)) for companion in _installed()]
 
     async def begun(self) -> None:
         """Wait until they are there, so that whoever runs the workflow finds them."""
@@ -68,10 +72,10 @@ class Companions:
             for task in self._tasks:
                 task.cancel()
 
-    async def ended(self) -> None:
-        """Wait until they have ended."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+    async def ended(self, grace: Grace) -> None:
+        """Wait until they have ended; cancel those again that outlast the grace time by more than their farewell."""
+        if await grace.wait(self._tasks, extra=_FAREWELL):
+            await cancel(self._tasks)
 
 
 @cache

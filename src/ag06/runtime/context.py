@@ -154,6 +154,11 @@ class Context:
             f"events; the limit is {self._limit} (max_output_bytes): {advice}, or raise the limit of the workflow",
         )
 
+    @property
+    def event_ids(self) -> list[str]:
+        """The ids of the events of the call."""
+        return [event.id for event in self._events]
+
     def close(self) -> tuple[Record, ...]:
         """End the call: return what was published; publishing later is an error. For the runtime."""
         self._closed = True

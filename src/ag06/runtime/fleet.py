@@ -24,6 +24,7 @@ from ag06.runtime.serving import open_workflow_server, written_paths
 from ag06.runtime.status import heading
 from ag06.runtime.supervisor import Supervisor, WorkerProcess
 from ag06.runtime.worker_reports import WorkerReport, read_reports, remove_reports
+from ag06.tasks import start_task
 
 if TYPE_CHECKING:
     from ag06.runtime.workflow import Workflow
@@ -150,7 +151,7 @@ class Fleet:
         return [] if self._supervisor is None else self._supervisor.workers
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        task = start_task(work, name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 

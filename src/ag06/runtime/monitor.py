@@ -9,18 +9,23 @@ from collections import ChainMap
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from ag06.errors import StoreUnavailable
 from ag06.monitoring import instruments, observability
 from ag06.monitoring.checks import register_built_in
 from ag06.monitoring.loop_watch import LoopWatch
 from ag06.monitoring.server import HttpServer
 from ag06.monitoring.tracing import TRACING
+from ag06.persistence.stores import journal_state
 from ag06.runtime.companions import Companions, Running
 from ag06.runtime.sampling import Sampler
 from ag06.runtime.serving import open_workflow_server, written_paths
 from ag06.runtime.status import status_of
+from ag06.tasks import start_task
 
 if TYPE_CHECKING:
-    from ag06.persistence.log import EventLog
+    from ag06.persistence.journal.state import JournalState
+    from ag06.persistence.log import EventLog, LogStats
+    from ag06.runtime.grace import Grace
     from ag06.runtime.worker import Worker
     from ag06.runtime.workflow import Listen, Workflow
 
@@ -32,6 +37,8 @@ class Monitor:
     """Watches one workflow, from before its store is there until after its worker has stopped.
 
     Attributes:
+        log: the open log; `None` before it was opened.
+        problem: why it could not be opened yet.
         sampler: reads its gauges; `None` before its worker runs.
         began: when it began, aware UTC.
     """
@@ -45,6 +52,8 @@ class Monitor:
         self._sampling: asyncio.Task[None] | None = None
         self._checks: tuple[str, ...] = ()
         self._companions: Companions | None = None
+        self.log: EventLog | None = None
+        self.problem: str | None = None
         self.sampler: Sampler | None = None
         self.worker: str | None = None
         self.began = datetime.now(UTC)
@@ -60,7 +69,10 @@ class Monitor:
         return None if self._server is None else self._server.url
 
     async def open(self) -> None:
-        """Begin; the workflow is `opening` until `watch`. Raises `ConfigurationError` for a port that cannot be had."""
+        """Begin; the workflow is `opening` until `watch`. Raises `ConfigurationError` for a port that cannot be had.
+
+        Health knows the store from now on: it may be away, and then it says so.
+        """
         observability.metrics.tolerate_mistakes()
         if instruments.shared_directory() is not None:
             await asyncio.to_thread(observability.share_fine)
@@ -73,10 +85,9 @@ class Monitor:
             self._server = await open_workflow_server(
                 self._workflow, observability.health, self._status, host=host, port=port
             )
+        self._register_checks()
 
-    async def watch(self, worker: Worker, log: EventLog) -> None:
-        """Look at a worker that runs on `log`, and at that log, from now on."""
-        self.worker = worker.name
+    def _register_checks(self) -> None:
         workflow, events = self._workflow, self._workflow.events
         # Components of a second workflow in the same process have names of their own.
         others = any(other is not self and other._checks for other in _watched)
@@ -84,13 +95,32 @@ class Monitor:
             observability.health,
             watch=self._watch,
             paths=written_paths(events),
-            stats=log.stats,
-            report=log.durability_report,
-            journal=events.journal_state if events.has_journal else None,
+            stats=self._stats,
+            report=self._durability_report,
+            journal=self._journal_state if events.has_journal else None,
             suffix=f" of {workflow.name}" if others else "",
         )
+
+    def _opened(self) -> EventLog:
+        if self.log is None:
+            raise StoreUnavailable(self.problem or "the store is not open yet")
+        return self.log
+
+    async def _stats(self) -> LogStats:
+        return await self._opened().stats()
+
+    async def _durability_report(self) -> list[str]:
+        return await self._opened().durability_report()
+
+    async def _journal_state(self) -> JournalState | None:
+        return None if self.log is None else journal_state(self.log)
+
+    async def watch(self, worker: Worker, log: EventLog) -> None:
+        """Look at a worker that runs on `log` from now on."""
+        self.worker = worker.name
+        workflow = self._workflow
         self.sampler = Sampler(log, worker.runners, ChainMap(workflow.knobs, workflow.runtime_knobs).values())
-        self._sampling = asyncio.get_running_loop().create_task(self.sampler.run(), name="sampling")
+        self._sampling = start_task(self.sampler.run(), "sampling")
         self._sampling.add_done_callback(_look_at)
         observability.health.set_phase(workflow.name, "running")
         self._companions = Companions(Running(workflow, log, worker.name))
@@ -102,15 +132,12 @@ class Monitor:
         if self._companions is not None:
             self._companions.stop()
 
-    async def close(self) -> None:
-        """End; the server answers until now.
-
-        A cancellation meanwhile is passed on once all of it has ended; companions are not waited for any more then.
-        """
+    async def close(self, grace: Grace) -> None:
+        """End; the server answers until now. After a cancellation it may be called again: it goes on."""
         try:
             if self._companions is not None:
                 self._companions.stop()
-                await self._companions.ended()
+                await self._companions.ended(grace)
         finally:
             try:
                 if self._server is not None:

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
+import threading
 from collections.abc import Iterator
+
+_logger = logging.getLogger("ag06.runtime")
 
 
 @contextlib.contextmanager
 def shutdown_signals() -> Iterator[asyncio.Event]:
-    """Yield what SIGTERM and SIGINT set; a second SIGINT cancels the task that is inside."""
-    loop = asyncio.get_running_loop()
+    """Yield an event that SIGTERM and SIGINT set; a second SIGINT cancels the task that is inside.
+
+    Python delivers signals to the main thread alone: in any other the event is never set.
+    """
     asked = asyncio.Event()
+    if threading.current_thread() is not threading.main_thread():
+        _logger.info(
+            "no signal ends a workflow outside the main thread: it runs until the task that awaits serve() is "
+            "cancelled, or the process ends"
+        )
+        yield asked
+        return
+    loop = asyncio.get_running_loop()
     me = asyncio.current_task()
 
     def on_signal(number: signal.Signals) -> None:

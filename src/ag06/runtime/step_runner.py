@@ -25,6 +25,7 @@ from ag06.runtime.call_board import CallBoard
 from ag06.runtime.callers import Callers, Spawn
 from ag06.runtime.committer import Committer
 from ag06.runtime.context import Context
+from ag06.runtime.grace import Grace, cancel
 from ag06.runtime.heartbeat import Heartbeat
 from ag06.runtime.intake import Intake, Prefetch
 from ag06.runtime.interruption import failure_of
@@ -35,6 +36,7 @@ from ag06.runtime.observing import StepObserver
 from ag06.runtime.outcome import Listener
 from ag06.runtime.quarantine import Quarantine, must_run_alone
 from ag06.runtime.reporting import Reporter, log_dead_letter, log_postponed
+from ag06.runtime.shutdown_report import ShutdownCounts
 from ag06.runtime.step import Step
 from ag06.runtime.threads import CallThreads
 from ag06.runtime.variants import SPLITS
@@ -50,6 +52,7 @@ from ag06.runtime.verdict import (
     wait_for_sign_of_life,
 )
 from ag06.stopping import asks_to_stop
+from ag06.tasks import start_task
 
 if TYPE_CHECKING:
     from ag06.monitoring.spans import Span
@@ -57,7 +60,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("ag06.runtime")
 _FETCH_WAIT = 5.0
 _LARGEST_PREFETCH = 1_000
-_FAREWELL = 1.0  # seconds that a cancelled call may take to end
 _TURN = 16  # calls in a row before other tasks of the loop get a turn, where no call suspends
 
 
@@ -109,6 +111,10 @@ class StepRunner:
             step.group, subscription, self._settled, wait=shared.commit_wait, held=lambda: self.in_flight
         )
         self._stopping = False
+        self._cutting = False
+        self._calls: set[Context] = set()
+        self._finished = 0
+        self._cut_off: list[str] = []
         self._isolation = Isolation()
         self._executor = None if step.is_async else CallThreads(step.concurrency, f"ag06-{step.name}")
         self._following: Following | None = None
@@ -147,21 +153,34 @@ class StepRunner:
         if self._following is not None:
             self._following.close()
 
-    async def stop(self, deadline: float) -> None:
-        """Stop fetching, let calls finish until `deadline` (loop time), give the rest back."""
+    async def stop(self, grace: Grace) -> ShutdownCounts:
+        """Stop fetching, let calls finish within `grace`, give the rest back. Again after a cancellation: go on."""
         self._settle_down()
-        await _cancelled([self._feeder])
+        await cancel([self._feeder])
         unstarted = self._intake.close() + self._suspects.close()
-        await self._quietly(self.subscription.release(unstarted), deadline)
+        released = len(unstarted) if await self._quietly(self.subscription.release(unstarted), grace) else 0
         callers = self._calling
-        if callers:
-            await asyncio.wait(callers, timeout=_left(deadline))
-        await _cancelled(callers)
-        await self._quietly(self._committed(), deadline)
-        await _cancelled([self._commits])
-        await self._quietly(self.subscription.close(), deadline)
+        await grace.wait(callers)
+        self._cutting = True
+        await cancel(callers)
+        await self._quietly(self._committed(), grace)
+        await cancel([self._commits])
+        is_left = await self._quietly(self.subscription.close(), grace)
         if self._executor is not None:
             self._executor.shutdown()
+        return self._counts(released, everything=is_left)
+
+    def _counts(self, released: int, *, everything: bool) -> ShutdownCounts:
+        """Return what became of the deliveries: so many were `released` early, and `everything` else too or not."""
+        cut_off = [*self._cut_off, *(event_id for call in self._calls for event_id in call.event_ids)]
+        uncalled = max(0, self.in_flight - len(cut_off))
+        given_back = uncalled if everything else min(released, uncalled)
+        return ShutdownCounts(
+            finished=self._finished,
+            given_back=given_back,
+            cut_off=cut_off,
+            left=0 if everything else self.in_flight - given_back,
+        )
 
     @property
     def in_flight(self) -> int:
@@ -171,9 +190,15 @@ class StepRunner:
     def abort(self) -> None:
         """End at once, without taking leave: the event loop is torn down."""
         self._settle_down()
+        self._cutting = True
         for task in (self._feeder, *self._calling, self._commits):
             if task is not None:
                 task.cancel()
+
+    @property
+    def _is_cut_off(self) -> bool:
+        """Whether a cancelled call was cancelled by the shutdown, or by an event loop that cancels all tasks."""
+        return self._cutting or (self._commits is not None and self._commits.cancelling() > 0)
 
     @property
     def _calling(self) -> list[asyncio.Task[None]]:
@@ -181,18 +206,20 @@ class StepRunner:
 
     async def _committed(self) -> None:
         """Wait until everything is settled, or nothing more can be: the committer ended."""
-        drained = asyncio.ensure_future(self._committer.drained())
+        drained = start_task(self._committer.drained())
         try:
             await asyncio.wait([drained, *filter(None, [self._commits])], return_when=asyncio.FIRST_COMPLETED)
         finally:
             drained.cancel()
 
-    async def _quietly(self, work: Coroutine[Any, Any, None], deadline: float) -> None:
-        """Do a part of the shutdown that may fail: what it would have given back is taken over later."""
+    async def _quietly(self, work: Coroutine[Any, Any, None], grace: Grace) -> bool:
+        """Do a part of the shutdown that may fail; return whether it worked. If not, other workers take over later."""
         try:
-            await asyncio.wait_for(work, _left(deadline) + 1.0)
+            await grace.run(work)
         except (AG06Error, TimeoutError) as error:
             _logger.warning("step %s did not end cleanly, other workers take over later: %r", self.step.group, error)
+            return False
+        return True
 
     # Fetch
 
@@ -510,14 +537,18 @@ class StepRunner:
 
     async def _call(self, argument: Any, context: Context) -> BaseException | None:
         """Call the step; return what it raised, but let the end of this worker through."""
+        self._calls.add(context)
         try:
             await invoke(self.step, argument, context, self._executor, self._isolation)
         except BaseException as error:  # noqa: BLE001 - whatever a step raises is its failure
             try:
-                return failure_of(error, self._calling, stopping=self._stopping)
+                return failure_of(error, self._calling, stopping=self._is_cut_off)
             except BaseException:
                 context.close()
+                self._cut_off += context.event_ids
                 raise
+        finally:
+            self._calls.discard(context)
         return None
 
     # Settle
@@ -541,6 +572,8 @@ class StepRunner:
         for settlement, kept in zip(settlements, accepted, strict=True):
             deliveries = deliveries_of(settlement)
             count += len(deliveries)
+            if self._stopping and kept:
+                self._finished += len(deliveries)
             for delivery in deliveries:
                 if self._board is not None and (slot := self._slots.pop(id(delivery), 0)):
                     self._board.end(slot)
@@ -566,18 +599,3 @@ class StepRunner:
                     "step %s: another worker had taken an event over, this result was not kept (visibility timeout)",
                     self.step.group,
                 )
-
-
-def _left(deadline: float) -> float:
-    return max(0.0, deadline - asyncio.get_running_loop().time())
-
-
-async def _cancelled(tasks: Sequence[asyncio.Task[None] | None]) -> None:
-    """Cancel tasks and wait for their end; what they raise was seen by their guard."""
-    live = [task for task in tasks if task is not None]
-    for task in live:
-        task.cancel()
-    if live:
-        _, deaf = await asyncio.wait(live, timeout=_FAREWELL)
-        for task in deaf:
-            _logger.warning("%s does not end although it was cancelled; it is left behind", task.get_name())

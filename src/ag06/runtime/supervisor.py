@@ -17,6 +17,7 @@ from ag06.monitoring.instruments import DIRECTORY_VARIABLE, WORKER_RECYCLES, WOR
 from ag06.persistence.event_store import EventStore
 from ag06.runtime.call_board import OpenCall
 from ag06.runtime.stalls import DEFAULT_TIMEOUT, StallWatch
+from ag06.tasks import start_task
 
 _logger = logging.getLogger("ag06.runtime")
 _FIRST_PAUSE = 0.1
@@ -142,9 +143,9 @@ class Supervisor:
         self._began = asyncio.get_running_loop().time()
         watch = None
         if self._stalls is not None:
-            watch = asyncio.create_task(self._stalls.run(self.workers, self._replace), name="stalls")
+            watch = start_task(self._stalls.run(self.workers, self._replace), "stalls")
             watch.add_done_callback(_report_end)
-        keepers = [asyncio.create_task(self._keep(worker), name=f"worker {worker.index}") for worker in self.workers]
+        keepers = [start_task(self._keep(worker), f"worker {worker.index}") for worker in self.workers]
         try:
             codes = await asyncio.gather(*keepers)
         finally:

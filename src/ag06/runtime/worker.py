@@ -24,13 +24,16 @@ from ag06.retry import RETRIES_PER_SECOND, RetryBudget
 from ag06.runtime import knobs
 from ag06.runtime.call_board import board_of_this_worker
 from ag06.runtime.context import MAX_OUTPUT_BYTES
+from ag06.runtime.grace import Grace, cancel
 from ag06.runtime.heartbeat import Heartbeat
 from ag06.runtime.leases import LeaseKeeper
 from ag06.runtime.outcome import Listener
 from ag06.runtime.quarantine import Quarantine
+from ag06.runtime.shutdown_report import ShutdownCounts, total
 from ag06.runtime.step import Step
 from ag06.runtime.step_runner import Shared, StepRunner
 from ag06.settings import variable
+from ag06.tasks import start_task
 
 _logger = logging.getLogger("ag06.runtime")
 _MAINTENANCE_SECONDS = 1.0
@@ -106,6 +109,7 @@ class Worker:
         self._retention = keeper
         self._housekeepers: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._lives = False
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -121,6 +125,7 @@ class Worker:
     def start(self) -> None:
         """Start fetching and calling."""
         _live[self.name] += 1
+        self._lives = True
         self._heartbeat.start()
         self._housekeepers.append(self._spawn(self._repeat("housekeeping", self._log.maintain), "housekeeping"))
         if self._retention is not None:
@@ -130,34 +135,43 @@ class Worker:
             runner.start(self._spawn)
         self._keeper.start()
 
-    async def stop(self, grace: float) -> None:
-        """Stop fetching, finish or give back what is in flight within `grace` seconds, leave the groups."""
+    async def stop(self, grace: Grace) -> ShutdownCounts:
+        """Stop fetching, finish or give back what is in flight within `grace`, leave the groups.
+
+        After a cancellation it may be called again: it goes on.
+        """
         self._stopping = True
-        _live[self.name] -= 1
-        deadline = asyncio.get_running_loop().time() + grace
+        if self._lives:
+            self._lives = False
+            _live[self.name] -= 1
         for housekeeper in self._housekeepers:
             housekeeper.cancel()
         try:
-            await asyncio.gather(self._housekept(deadline), *(runner.stop(deadline) for runner in self._runners))
+            counts, _ = await asyncio.gather(self._stop_steps(grace), self._housekept(grace))
         finally:
             self._keeper.stop()
             self._heartbeat.stop()
             if self._board is not None:
                 self._board.beat(0.0)
-            await asyncio.to_thread(self._keeper.join, 1.0)
+        await asyncio.to_thread(self._keeper.join, 1.0)
         if not self.failure.done():
             self.failure.cancel()
+        return counts
 
-    async def _housekept(self, deadline: float) -> None:
-        """Wait for the end of the housekeeping, but not for an archive that hangs: what is in flight cannot wait."""
-        if self._housekeepers:
-            left = max(0.0, deadline - asyncio.get_running_loop().time())
-            _, busy = await asyncio.wait(self._housekeepers, timeout=left)
-            for task in busy:
-                _logger.warning("%s does not end in time, it is left behind", task.get_name())
+    async def _stop_steps(self, grace: Grace) -> ShutdownCounts:
+        ends = await asyncio.gather(*(runner.stop(grace) for runner in self._runners), return_exceptions=True)
+        for outcome in ends:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return total(outcome for outcome in ends if isinstance(outcome, ShutdownCounts))
+
+    async def _housekept(self, grace: Grace) -> None:
+        """Wait for the end of the housekeeping, but not for an archive that hangs."""
+        if await grace.wait(self._housekeepers):
+            await cancel(self._housekeepers)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        task = start_task(work, name)
         task.add_done_callback(self._watch)
         return task
 

@@ -8,8 +8,7 @@ import datetime as dt
 import logging
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ag06 import callables
@@ -22,7 +21,6 @@ from ag06.monitoring.tracing import TRACING
 from ag06.persistence.archive import Retention
 from ag06.persistence.event_store import EventStore
 from ag06.persistence.log import Durability, EventLog
-from ag06.persistence.outage import Outage
 from ag06.retry import Retry
 from ag06.runtime.context import MAX_OUTPUT_BYTES
 from ag06.runtime.dead_letters import DeadLetters
@@ -33,17 +31,17 @@ from ag06.runtime.outcome import Listener
 from ag06.runtime.shutdown import shutdown_signals
 from ag06.runtime.step import Batch, Start, Step, caller_frame, check_brackets, declare_step
 from ag06.runtime.supervisor import SUPERVISOR_VARIABLE
-from ag06.runtime.worker import Worker, claim_name
+from ag06.runtime.worker import Worker
 from ag06.settings import check_count
+from ag06.tasks import end, start_task
 
 if TYPE_CHECKING:
+    from ag06.runtime.lifetime import Lifetime
     from ag06.runtime.monitor import Monitor
 
 _logger = logging.getLogger("ag06.runtime")
-_LONGEST_PAUSE = 5.0  # between looks for a store that is away at the start, in seconds
 Listen = tuple[str | None, int | str | None]
 """Host and port of the server; what is `None` is as the settings say."""
-_Ready = tuple[EventLog, str]  # the open log, and the name to work under
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -124,9 +122,7 @@ class Workflow:
         self.dead_letters = DeadLetters(self._log, name)
         self.use_store(store)
         self._registered: weakref.WeakKeyDictionary[EventLog, int] = weakref.WeakKeyDictionary()
-        self._worker: Worker | None = None
-        self._monitor: Monitor | None = None
-        self._running = False
+        self._lifetime: Lifetime | None = None
         _all.add(self)
 
     def use_store(self, store: str | None) -> None:
@@ -228,7 +224,7 @@ class Workflow:
     def _add(self, step: Step) -> None:
         if step.name in self.steps:
             raise ConfigurationError(f"workflow {self.name!r} has a step {step.name!r} already; give one a name=")
-        if self._running:
+        if self._lifetime is not None:
             raise ConfigurationError(f"step {step.name!r}: declare steps before the workflow {self.name!r} runs")
         check_names(self.name, self.knobs, [*self.steps.values(), step])
         self.steps[step.name] = step
@@ -360,10 +356,14 @@ class Workflow:
     ) -> AsyncIterator[Workflow]:
         """Run the steps inside the current event loop; leaving shuts down gracefully and closes the store.
 
+        It is entered while the store is away, too: events go to the journal, if there is one, and the steps start as
+        soon as the store is there. A mistake of the configuration is raised. Where the caller is cancelled, running
+        calls have one second left, after another cancellation none; what they held is given back.
+
         With an `http_port`, 0 for any that is free, health, metrics and status are served there; `http_url` tells
         where. `http_host` is `$AG06_HTTP_HOST` unless given, else `127.0.0.1`.
         """
-        async with self._working(self._ready, None if http_port is None else (http_host, http_port)):
+        async with self._life(None if http_port is None else (http_host, http_port)):
             yield self
 
     @property
@@ -382,78 +382,75 @@ class Workflow:
 
         return {} if self._monitor is None else await status_of(self, self._monitor, metrics=metrics)
 
-    @contextlib.asynccontextmanager
-    async def _working(
-        self, reach: Callable[[], Awaitable[_Ready | None]], listen: Listen | None
-    ) -> AsyncIterator[Worker | None]:
-        """Run the steps on what `reach` finds; without them if it finds nothing."""
-        from ag06.runtime.monitor import Monitor  # publishers need none of it
+    def _life(self, listen: Listen | None) -> Lifetime:
+        """Return a new life of this workflow, which has no other in this process now."""
+        from ag06.runtime.lifetime import Lifetime  # publishers need none of it
 
-        if self._running:
+        if self._lifetime is not None:
             raise ConfigurationError(f"workflow {self.name!r} runs already in this process")
-        self._running = True
-        monitor = self._monitor = Monitor(self, listen)
-        try:
-            await monitor.open()
-            ready = await reach()
-            if ready is None:
-                yield None
-                return
-            log, name = ready
-            worker = self._worker = Worker(
-                self.name,
-                list(self.steps.values()),
-                log,
-                name=name,
-                admission=self.events.admission,
-                visibility=self.visibility_timeout,
-                listeners=self._listeners,
-                commit_wait=self._commit_wait,
-                keeper=self.events.keeper,
-                max_output_bytes=self.max_output_bytes,
-            )
-            worker.start()
-            try:
-                await monitor.watch(worker, log)
-                yield worker
-            finally:
-                monitor.stopping()
-                await worker.stop(self.grace)
-        finally:
-            try:
-                await monitor.close()
-            finally:
-                self._monitor = None
-                self._worker, self._running = None, False
-                await self.events.close()
+        self._lifetime = Lifetime(
+            self, listen, registered_log=self._log, make_worker=self._make_worker, ended=self._has_ended
+        )
+        return self._lifetime
 
-    async def _ready(self) -> _Ready:
-        """Do all that asks the store before there are tasks that wait for it by themselves."""
-        log = await self._log()
-        return log, await claim_name(log)
+    def _has_ended(self, lifetime: Lifetime) -> None:
+        if self._lifetime is lifetime:
+            self._lifetime = None
+
+    def _make_worker(self, log: EventLog, name: str) -> Worker:
+        return Worker(
+            self.name,
+            list(self.steps.values()),
+            log,
+            name=name,
+            admission=self.events.admission,
+            visibility=self.visibility_timeout,
+            listeners=self._listeners,
+            commit_wait=self._commit_wait,
+            keeper=self.events.keeper,
+            max_output_bytes=self.max_output_bytes,
+        )
+
+    @property
+    def _worker(self) -> Worker | None:
+        return None if self._lifetime is None else self._lifetime.worker
+
+    @property
+    def _monitor(self) -> Monitor | None:
+        return None if self._lifetime is None else self._lifetime.monitor
 
     async def drain(self, timeout: float | None = None) -> None:
         """Wait until no event is pending in a step of this workflow and none is due later.
 
-        Raises `TimeoutError` after `timeout` seconds, and says how many events are pending then.
+        While the workflow runs here, a store that is away is waited for; otherwise `StoreUnavailable` is raised. Raises
+        `TimeoutError` after `timeout` seconds; its message has the number of pending events, or why it is not known.
         """
-        log = await self._log()
         groups = [step.group for step in self.steps.values()]
         wait = 0.002
-        pending = 0
+        state = "the store has not answered"
         try:
             async with asyncio.timeout(timeout):
-                while pending := await log.pending(groups):
-                    worker = self._worker
-                    if worker is not None and worker.failure.done():
-                        worker.failure.result()
+                while True:
+                    if self._lifetime is not None and self._lifetime.failure.done():
+                        self._lifetime.failure.result()
+                    try:
+                        pending = await (await self._log()).pending(groups)
+                    except StoreUnavailable as error:
+                        if self._lifetime is None:
+                            raise
+                        state = f"the store is away ({error})"
+                    else:
+                        if not pending:
+                            return
+                        state = f"{pending} events are pending or due later"
                     await asyncio.sleep(wait)
                     wait = min(wait * 1.5, 0.1)
         except TimeoutError:
-            here = "" if self._worker is not None else "; its steps do not run in this process"
-            raise TimeoutError(
-                f"workflow {self.name!r}: {pending} events are pending or due later after {timeout} s{here}"
-            ) from None
+            if self._lifetime is None:
+                here = "; its steps do not run in this process"
+            else:
+                here = "" if self._lifetime.problem is None else "; its steps start when the store is there"
+            raise TimeoutError(f"workflow {self.name!r}: {state} after {timeout} s{here}") from None
 
     async def close(self) -> None:
         """Close the store; needed only by a process that publishes and does not run the steps."""
@@ -463,44 +460,41 @@ class Workflow:
         """Run the steps until SIGTERM or SIGINT, then shut down gracefully; a second SIGINT ends at once."""
         if not self.steps:
             raise ConfigurationError(f"workflow {self.name!r} has no steps; declare one with @app.step(...)")
+        # Under a supervisor that one listens, for all its workers.
+        listen = None if os.environ.get(SUPERVISOR_VARIABLE) else (None, None)
         with shutdown_signals() as asked:
-            # Under a supervisor that one listens, for all its workers.
-            listen = None if os.environ.get(SUPERVISOR_VARIABLE) else (None, None)
-            async with self._working(partial(self._reach_store, asked), listen) as worker:
-                if worker is None:
-                    return
-                waiting = asyncio.create_task(asked.wait())
-                ends: list[asyncio.Future[Any]] = [waiting, worker.failure]
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-                waiting.cancel()
+            async with self._life(listen) as lifetime:
+                waiting = start_task(asked.wait())
+                try:
+                    ends: list[asyncio.Future[Any]] = [waiting, lifetime.failure]
+                    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    await end(waiting)
                 _logger.info("workflow %s shuts down: what runs has %g s to finish", self.name, self.grace)
-                if worker.failure.done():
-                    worker.failure.result()
-
-    async def _reach_store(self, asked: asyncio.Event) -> _Ready | None:
-        """Wait for a store that is away at the start; return nothing if a shutdown was `asked` for meanwhile."""
-        outage = Outage(f"workflow {self.name}")
-        pause = 0.1
-        while not asked.is_set():
-            try:
-                ready = await self._ready()
-            except StoreUnavailable as error:
-                outage.failed(error)
-            else:
-                outage.over()
-                return ready
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asked.wait(), pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
-        return None
+                if lifetime.failure.done():
+                    lifetime.failure.result()
 
     def run(self) -> None:
-        """Run the steps in this process until SIGTERM or SIGINT; what is logged goes to standard output, as JSON.
+        """Run the steps in this process until SIGTERM or SIGINT; log lines go to standard output, as JSON.
 
-        Handlers that the program has given to the root logger stay as they are.
+        Handlers that the program has given to the root logger stay as they are. Outside the main thread no signal
+        arrives: there it runs until the process ends. To end it earlier, cancel a task of your own that awaits
+        `serve()`, or leave `running()`.
+
+        Raises:
+            ConfigurationError: an event loop runs in this thread, as in a notebook, or there are no steps.
         """
         from ag06.monitoring.logs import configure_logging
 
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass  # as it should be
+        else:
+            raise ConfigurationError(
+                f"workflow {self.name!r}: run() starts an event loop, and one runs here already; "
+                "use `await app.serve()`, or `async with app.running():`"
+            )
         if not logging.getLogger().handlers:
             configure_logging()
         run_until_done(self.serve())
@@ -512,8 +506,7 @@ _all: weakref.WeakSet[Workflow] = weakref.WeakSet()
 def _forget_parent() -> None:
     """What runs in a process does not run in its child."""
     for workflow in list(_all):
-        workflow._worker = workflow._monitor = None
-        workflow._running = False
+        workflow._lifetime = None
 
 
 os.register_at_fork(after_in_child=_forget_parent)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 from ag06.errors import StoreError
 from ag06.persistence.log import EventLog
+from ag06.tasks import start_task
 
 _logger = logging.getLogger("ag06.persistence")
 _SECONDS = 30.0
@@ -28,7 +29,7 @@ async def leading(log: EventLog, role: str, holder: str, *, wait: bool = False) 
     if not led:
         yield False
         return
-    renewing = asyncio.create_task(_renew(log, role, holder), name=f"ag06 lead {role}")
+    renewing = start_task(_renew(log, role, holder), f"ag06 lead {role}")
     try:
         yield True
     finally:

@@ -26,6 +26,7 @@ from ag06.persistence.archive.reading import Missing, verify
 from ag06.persistence.archive.storage import Storage, open_storage
 from ag06.persistence.log import Cut, EventLog, Query, Stored
 from ag06.persistence.stores import masked
+from ag06.tasks import start_task
 
 if TYPE_CHECKING:
     from ag06.persistence.archive.batch import BatchWriter, Stream
@@ -206,7 +207,7 @@ class _Run:
                         self._done.append(kept)
                         if dropping is not None:
                             await dropping
-                        dropping = asyncio.create_task(self._drop(kept), name="ag06 archive drop")
+                        dropping = start_task(self._drop(kept), "ag06 archive drop")
             if dropping is not None:
                 await dropping
         finally:

@@ -23,6 +23,7 @@ from ag06.persistence.journal.state import JournalState
 from ag06.persistence.journal.waiting import WaitingRoom
 from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Record, StepSpec
 from ag06.persistence.outage import Outage
+from ag06.tasks import completed, start_task
 
 _logger = logging.getLogger("ag06.persistence.journal")
 
@@ -90,6 +91,7 @@ class JournaledLog(PassingLog):
         self._recovery: asyncio.Task[None] | None = None
         self._problem: str | None = None
         self._closed = False
+        self._stay = 0
 
     # Lifetime
 
@@ -115,12 +117,7 @@ class JournaledLog(PassingLog):
         A caller who gives up waits for the end of it all the same: a journal that stays locked is drained by nobody.
         """
         self._closed = True
-        closing = asyncio.get_running_loop().create_task(self._close(), name="ag06 close journal")
-        try:
-            await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            await asyncio.wait([closing])
-            raise
+        await completed(self._close())
 
     async def _close(self) -> None:
         if self._recovery is not None:
@@ -133,8 +130,10 @@ class JournaledLog(PassingLog):
         while self._writing:
             await self._all_written()
         self._room.end(StoreUnavailable("the log was closed while the store was away; the event is not durable"))
+        stay = 0
         for file in [*self._orphans, *([] if self._file is None else [self._file])]:
             if left := await file.close():
+                stay += left
                 _logger.warning(
                     "%d events stay in the journal %s; the next process that opens this store hands them on",
                     left,
@@ -143,6 +142,7 @@ class JournaledLog(PassingLog):
         self._orphans.clear()
         self._file = None
         self._show()
+        self._stay = stay
         await self._inner.close()
 
     def abandon(self) -> None:
@@ -232,7 +232,7 @@ class JournaledLog(PassingLog):
             oldest.append(waiting.records[0].persisted_ms)
         return JournalState(
             active=not self._direct,
-            events=sum(file.events for file in files) + self._room.events,
+            events=sum(file.events for file in files) + self._room.events + self._stay,
             oldest_ms=min(oldest, default=None),
             in_memory=self._room.events,
             late_duplicates=self._draining.late,
@@ -264,7 +264,7 @@ class JournaledLog(PassingLog):
 
     def _begin_recovery(self) -> None:
         if not self._closed and (self._recovery is None or self._recovery.done()):
-            self._recovery = asyncio.get_running_loop().create_task(self._recover(), name="ag06 journal")
+            self._recovery = start_task(self._recover(), "ag06 journal")
 
     async def _keep(self, records: Sequence[Record], synced: bool) -> list[Appended]:
         """Write to the journal; where no disk takes it, wait in memory until something does."""
@@ -290,7 +290,7 @@ class JournaledLog(PassingLog):
         if self._file is not None:
             return self._file
         if self._making is None:
-            self._making = asyncio.get_running_loop().create_task(self._make(), name="ag06 new journal")
+            self._making = start_task(self._make(), "ag06 new journal")
         return await asyncio.shield(self._making)
 
     async def _make(self) -> JournalFile:

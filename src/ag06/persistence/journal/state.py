@@ -10,7 +10,8 @@ class JournalState(msgspec.Struct, frozen=True):
 
     Attributes:
         active: whether events go to the journal now, and not straight to the store.
-        events: how many it holds that the store does not have, on disk and in memory.
+        events: how many it holds that the store does not have, on disk and in memory; once the log is closed, how many
+            stay on disk for the next process.
         oldest_ms: when the oldest of them was persisted, in milliseconds since the epoch.
         in_memory: how many of them are on no disk; their publishers wait.
         late_duplicates: events dropped while it was drained, because the store had the same from within their window.

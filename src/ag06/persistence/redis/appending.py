@@ -17,6 +17,7 @@ from ag06.persistence.redis.durability import Sync, confirm, find_sync
 from ag06.persistence.redis.receipts import Call, Doubt, Receipts
 from ag06.persistence.redis.records import Chunk, cut_chunks, doubt
 from ag06.persistence.redis.wire import Wire
+from ag06.tasks import start_task
 
 _logger = logging.getLogger("ag06.persistence.redis")
 
@@ -111,7 +112,7 @@ class Appender:
     def _call(self, lane: _Lane) -> None:
         self._idle.clear()
         if lane.task is None:
-            lane.task = asyncio.get_running_loop().create_task(self._serve(lane), name="ag06 redis append")
+            lane.task = start_task(self._serve(lane), "ag06 redis append")
         lane.called.set()
 
     async def close(self) -> None:

@@ -84,17 +84,15 @@ class RedisLog:
 
     async def close(self) -> None:
         """Finish what was accepted and disconnect."""
-        try:
-            for subscription in list(self._subscriptions):
-                try:
-                    await subscription.close()
-                except StoreUnavailable:
-                    continue  # what it held is taken over when its leases end
-        finally:
-            for appender in self._appenders.values():
-                await appender.close()
-            self._appenders.clear()
-            await self._control.close()
+        subscriptions = list(self._subscriptions)
+        ends = await asyncio.gather(*(one.close() for one in subscriptions), return_exceptions=True)
+        for appender in self._appenders.values():
+            await appender.close()
+        await self._control.close()
+        for outcome in ends:
+            # Where the store is away, their deliveries are taken over when the leases end.
+            if isinstance(outcome, BaseException) and not isinstance(outcome, (StoreUnavailable, TimeoutError)):
+                raise outcome
 
     def abandon(self) -> None:
         """Let go; see the port. There are only connections, and they end with what held them."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from ag06.errors import ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
+from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
 from ag06.persistence.log import Delivery, Durability, Settlement, deliveries_of
 from ag06.persistence.measuring import COMMIT, RELEASE, RENEW, START, Measured, begin
 from ag06.persistence.redis.address import Address
@@ -18,6 +18,7 @@ from ag06.persistence.redis.receipts import Call, Receipts
 from ag06.persistence.redis.receiving import SLACK, Receiver, Recovery, hand_back
 from ag06.persistence.redis.settling import Work, split_work
 from ag06.persistence.redis.wire import BlockingWire, GroupLost, Wire
+from ag06.tasks import start_task
 
 _PAGE = 500
 _FAREWELL = 1.5
@@ -63,6 +64,7 @@ class RedisSubscription:
         self._checked = False
         self._sync: Sync | None = None
         self._closed = False
+        self._ended = False
         self._partly: tuple[Sequence[Settlement], list[bool]] = ((), [])
 
     async def fetch(self, limit: int, wait: float) -> list[Delivery]:
@@ -70,9 +72,7 @@ class RedisSubscription:
         if self._closed or limit < 1:
             return []
         if self._receiving is None:
-            self._receiving = asyncio.get_running_loop().create_task(
-                self._receiver.receive(limit, wait), name=f"ag06 redis receive {self._group}"
-            )
+            self._receiving = start_task(self._receiver.receive(limit, wait), f"ag06 redis receive {self._group}")
         task = self._receiving
         # A caller who gives up must not take the connection down with it: what arrives is kept for the next fetch.
         done, _ = await asyncio.wait([task], timeout=max(wait, 0.0) + 2 * self._listening.timeout)
@@ -173,23 +173,33 @@ class RedisSubscription:
             RENEW.done(began)
 
     async def close(self) -> None:
-        """Give back everything still held and leave the group."""
-        if self._closed:
+        """Give back everything still held and leave the group. Again after a cancellation: go on, for a short time."""
+        if self._ended:
             return
+        limit = _FAREWELL if self._closed else None
         self._closed = True
         try:
-            await self._stop_receiving()
-            event_type = self._receiver.event_type
-            if event_type is not None:
+            async with asyncio.timeout(limit):
+                await self._give_back()
+        except (AG06Error, TimeoutError):
+            await self._disconnect()
+            raise
+        await self._disconnect()
+
+    async def _give_back(self) -> None:
+        await self._stop_receiving()
+        event_type = self._receiver.event_type
+        if event_type is not None:
+            with contextlib.suppress(GroupLost):  # it left already
                 await hand_back(self._settling, self._group, event_type, self._worker)
-        except GroupLost:
-            pass  # it left already
-        finally:
-            self._held.clear()
-            await self._listening.close()
-            await self._settling.close()
-            if self._renewing is not None:
-                await asyncio.to_thread(self._renewing.close)
+
+    async def _disconnect(self) -> None:
+        self._held.clear()
+        await self._listening.close()
+        await self._settling.close()
+        if self._renewing is not None:
+            await asyncio.to_thread(self._renewing.close)
+        self._ended = True
 
     def abandon(self) -> None:
         """Count the connections off: their event loop has ended."""
@@ -199,7 +209,7 @@ class RedisSubscription:
     async def _stop_receiving(self) -> None:
         """End a wait for news; what it still brings is given back with the rest."""
         self._receiver.closing = True
-        task, self._receiving = self._receiving, None
+        task = self._receiving
         if task is None or task.done():
             return
         await self._unblock()
@@ -209,7 +219,7 @@ class RedisSubscription:
             await asyncio.wait([task])
 
     def _nudge(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._unblock())
+        task = start_task(self._unblock())
         self._nudges.add(task)
         task.add_done_callback(self._nudges.discard)
 

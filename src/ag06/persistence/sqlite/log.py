@@ -90,12 +90,14 @@ class SqliteLog:
         ending = self._end()
         if ending is not None:
             writer, reader = ending
-            await asyncio.to_thread(writer.join)
-            # One after the other: the last one folds the write-ahead log into the file, two at once might both not.
-            closing = reader.submit(self._database.close)
-            reader.shutdown(wait=False)
-            await asyncio.wrap_future(closing)
-            let_go(self.path)
+            try:
+                await asyncio.to_thread(writer.join)
+            finally:
+                # One after the other: the last one folds the write-ahead log into the file, two at once might both not.
+                closing = reader.submit(self._database.close)
+                reader.shutdown(wait=False)
+                let_go(self.path)
+                await asyncio.wait([asyncio.wrap_future(closing)])
 
     def abandon(self) -> None:
         """Let the threads end by themselves; see the port."""

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from ag06.ml.trial import _Timed
-from ag06.ml.uninterrupted import completed, end
+from ag06.tasks import completed, end
 
 
 async def test_work_goes_on_to_its_end_though_its_waiter_is_cancelled_twice() -> None:
