@@ -60,7 +60,7 @@ class Fault(msgspec.Struct):
     unknown: bool = False
     """Whether publishers may be told that the outcome is unknown."""
     noticed: str = "commit of "
-    """What a worker logs meanwhile."""
+    """What a worker logs meanwhile; empty: it goes on."""
 
 
 def _out_of_memory(server: Server) -> None:
@@ -134,10 +134,10 @@ def _thaw(server: Server) -> None:
 FAULTS = [
     Fault(
         "out of memory",
-        "is out of memory",
+        "is over its memory limit",
         _out_of_memory,
         lambda server: configure(server, maxmemory="0"),
-        noticed="waits for the store: .* out of memory",  # an acknowledgement frees memory first, so it is accepted
+        noticed="",
     ),
     Fault(
         "read only",
@@ -183,6 +183,10 @@ FAULTS = [
     ),
     Fault("frozen", "outcome is unknown|in time", _freeze, _thaw, unknown=True),
 ]
+
+
+STOPPING = [fault for fault in FAULTS if fault.noticed]
+"""Those that no worker can go on under."""
 
 
 async def change(what: Callable[[Server], Any], server: Server) -> None:

@@ -14,7 +14,7 @@ from ag06 import OutcomeUnknown, StoreUnavailable
 from ag06.errors import ConfigurationError
 from ag06.persistence import EventStore
 from chain import Chain
-from faults import FAULTS, Fault, change, running_server
+from faults import FAULTS, STOPPING, Fault, change, running_server
 from records import eventually
 from servers import ValkeyServer
 
@@ -34,6 +34,9 @@ async def server(tmp_path: Path, fault: Fault) -> AsyncIterator[ValkeyServer]:
 
 async def _is(value: object) -> bool:
     return bool(value)
+
+
+stopping = pytest.mark.parametrize("fault", STOPPING, ids=lambda fault: fault.name, indirect=True)
 
 
 async def test_a_publisher_is_told_what_is_wrong_and_nothing_is_stored(server: ValkeyServer, fault: Fault) -> None:
@@ -60,6 +63,7 @@ async def test_a_publisher_is_told_what_is_wrong_and_nothing_is_stored(server: V
     await store.close()
 
 
+@stopping
 async def test_a_workflow_goes_through_it_and_processes_everything(
     server: ValkeyServer, fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -79,6 +83,7 @@ async def test_a_workflow_goes_through_it_and_processes_everything(
     assert not [entry for entry in caplog.records if entry.levelno >= logging.CRITICAL]
 
 
+@stopping
 async def test_a_workflow_cannot_be_started_meanwhile_but_afterwards(server: ValkeyServer, fault: Fault) -> None:
     chain = Chain(server.url)
     chain.gate.set()

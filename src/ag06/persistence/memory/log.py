@@ -372,7 +372,7 @@ class MemorySubscription:
         group.expire(now_ms)
         deliveries: list[Delivery] = []
         while len(deliveries) < limit and (pending := group.next_runnable()) is not None:
-            deliveries.append(group.lease(pending, self._worker, now_ms + self._visibility_ms))
+            deliveries.append(group.lease(pending, self._worker, self, now_ms + self._visibility_ms))
         return deliveries
 
     def _next_due_ms(self) -> float | None:
@@ -430,7 +430,7 @@ class MemorySubscription:
         with self._log.lock:
             until_ms = self._now_ms() + self._visibility_ms
             for pending in self._group.pending.values():
-                if pending.worker == self._worker:
+                if pending.worker is not None and pending.holder is self:
                     pending.until_ms = until_ms
         RENEW.done(began)
 

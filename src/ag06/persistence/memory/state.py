@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 
 from ag06.persistence.admission import says
 from ag06.persistence.log import (
@@ -30,7 +30,7 @@ from ag06.persistence.log import (
 _JOURNALLED_MS = 3_600_000  # how long it is remembered when a journal took what has an identity
 
 Token = tuple[int, int]
-"""Position of the event, and the serial number of the lease: an earlier lease of the same worker commits nothing."""
+"""Position of the event, and the serial of the lease: an earlier lease of the same worker settles nothing."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,12 +55,13 @@ class Entry:
 class Pending:
     """One event that a group has seen and not settled.
 
-    `worker` is `None` unless it is leased; `behind` unless it was a dead letter of a subject: then it went behind the
-    event that was the subject's last at that time.
+    `worker` is `None` unless it is leased; `holder` is the subscription that has the lease. `behind` is set for a dead
+    letter of a subject: it went behind the event that was the subject's last at that time.
     """
 
     entry: Entry
     worker: str | None = None
+    holder: object = None
     serial: int = 0
     until_ms: float = 0.0
     attempts: int = 0
@@ -86,6 +87,7 @@ class Group:
     blocked: dict[int, int] = field(default_factory=dict)
     retried: dict[int, int] = field(default_factory=dict)
     first_expiry_ms: float = float("inf")
+    serials: Iterator[int] = field(default_factory=count)
 
     def add_unread(self, entry: Entry) -> None:
         """Take an event of the group's type that the group has not seen."""
@@ -199,10 +201,10 @@ class Group:
         else:
             self.blocked[before] = position
 
-    def lease(self, pending: Pending, worker: str, until_ms: float) -> Delivery:
+    def lease(self, pending: Pending, worker: str, holder: object, until_ms: float) -> Delivery:
         """Hand a pending event to a worker until `until_ms`."""
-        pending.worker, pending.until_ms = worker, until_ms
-        pending.serial += 1
+        pending.worker, pending.holder, pending.until_ms = worker, holder, until_ms
+        pending.serial = next(self.serials)
         self.first_expiry_ms = min(self.first_expiry_ms, until_ms)
         entry = pending.entry
         return Delivery(
@@ -256,6 +258,7 @@ class State:
         self.archives: dict[str, None] = {}
         self.leaders: dict[str, tuple[str, float]] = {}
         self.notes: dict[str, bytes] = {}
+        self.serials = count()
 
     # Append
 
@@ -332,7 +335,7 @@ class State:
 
     def place(self, spec: StepSpec, start: str | int) -> None:
         """Make a step known, beginning at `start`."""
-        group = self.groups[spec.group] = Group(spec.group, spec.type)
+        group = self.groups[spec.group] = Group(spec.group, spec.type, serials=self.serials)
         if start == "end":
             return
         first_ms = start if isinstance(start, int) else 0

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -14,9 +15,10 @@ from ag06.persistence.log import Appended, Durability, Record
 from ag06.persistence.measuring import APPEND, begin
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.durability import Sync, confirm, find_sync
+from ag06.persistence.redis.memory_limit import with_amounts
 from ag06.persistence.redis.receipts import Call, Doubt, Receipts
 from ag06.persistence.redis.records import Chunk, cut_chunks, doubt
-from ag06.persistence.redis.wire import Wire
+from ag06.persistence.redis.wire import OverMemoryLimit, Wire
 from ag06.tasks import start_task
 
 _logger = logging.getLogger("ag06.persistence.redis")
@@ -179,7 +181,7 @@ class Appender:
             error.doubts = _doubts(lane.receipts, chunks)
             raise
         APPEND.done(began, sum([len(waiting.records) for waiting in callers]))
-        refusal = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        refusal = await _first_refusal(lane.wire, replies)
         digits = b"".join(
             b"?" * len(chunk.records) if isinstance(reply, Exception) else reply
             for chunk, reply in zip(chunks, replies, strict=True)
@@ -190,7 +192,7 @@ class Appender:
             at += len(waiting.records)
             if refusal is not None and b"?" in own:
                 doubts = _doubts(lane.receipts, chunks)[at - len(own) : at]
-                _fail([waiting], _refused(lane.wire.explain(refusal), own, doubts))
+                _fail([waiting], _refused(refusal, own, doubts))
             elif not waiting.outcome.done():
                 waiting.outcome.set_result(own)
 
@@ -204,6 +206,15 @@ def _doubts(receipts: Receipts, chunks: Sequence[Chunk]) -> tuple[bytes, ...]:
         for index, chunk in enumerate(chunks)
         for place in range(len(chunk.records))
     )
+
+
+async def _first_refusal(wire: Wire, replies: Sequence[Any]) -> AG06Error | None:
+    """Return what the first error among replies means."""
+    reply = next((reply for reply in replies if isinstance(reply, Exception)), None)
+    if reply is None:
+        return None
+    error = wire.explain(reply)
+    return await with_amounts(error, wire) if isinstance(error, OverMemoryLimit) else error
 
 
 def _refused(error: AG06Error, digits: bytes, doubts: tuple[bytes, ...]) -> AG06Error:

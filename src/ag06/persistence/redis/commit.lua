@@ -1,4 +1,4 @@
--- Settle deliveries of one worker. ARGV: group, type, receipt (3), worker, most it may hold, lone tokens, settlements.
+-- Settle deliveries of one worker, named by tokens with serials. ARGV: group, type, receipt (3), worker, most it may hold, lone tokens, settlements.
 -- A lone token is an acknowledgement without outputs, subject or note. A settlement is {kind, tokens, flags, ...}: kind
 -- 0 acknowledges (outputs), 1 postpones (delay in ms, attempts, first failure in ms), 2 buries (event id, dead letter);
 -- flags has a digit for each token: 1 it has a subject, 2 it has a note, 3 both. A settlement whose tokens are not all
@@ -31,16 +31,17 @@ local function finish(token)
   done = done + 1
   let_go(held, token)
   if level == 'x' then
-    forget_try(token)
+    forget_try(bare(token))
   end
 end
 
-local function postpone(token, delay, attempts, first_ms)
+local function postpone(held_token, delay, attempts, first_ms)
+  local token = bare(held_token)
   local note = read_note(token)
   -- What was not even tried stays suspect.
   write_note(token, { attempts, first_ms, note[3], attempts > note[1] and 0 or math.min(note[4], DIED), 0 })
   take_from_all(token)
-  let_go(held, token)
+  let_go(held, held_token)
   if delay <= 0 then
     make_ready(token)
   else
@@ -94,7 +95,8 @@ for _, settlement in ipairs(settled) do
       admit(record)
     end
   end
-  for j, token in ipairs(settlement[2]) do
+  for j, held_token in ipairs(settlement[2]) do
+    local token = bare(held_token)
     local flag = tonumber(string.sub(settlement[3], j, j))
     if flag >= 2 then
       redis.call('HDEL', NOTES, token)

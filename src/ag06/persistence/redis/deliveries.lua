@@ -1,6 +1,10 @@
 -- What a group knows about its deliveries. A delivery is named by a token, `level:id` of its entry, or `x:id:rank` for
 -- a dead letter that is tried again, whose entry lies in a stream of the group's own. ARGV: group, type, ...
 --
+-- The copy of a token that a worker has ends in `#` and the serial of its lease: how often the delivery was handed out, which
+-- the server counts in the pending list. It is left out where it is 1. A serial is never given out again for a delivery,
+-- so that a worker cannot settle what it lost, even if it has got it back since.
+--
 -- Every delivery that was read and not settled is in the pending list of its stream: under its worker, or under NOBODY
 -- while it waits. What waits is in exactly one of: `ready` (by rank), `later` (by due time), `blocked` (behind a token).
 local group, event_type = ARGV[1], ARGV[2]
@@ -23,6 +27,14 @@ local function parse(token)
   return stream(event_type, level), id, level
 end
 
+local function bare(token)
+  return string.match(token, '^[^#]*')
+end
+
+local function with_serial(token, serial)
+  return serial == 1 and token or token .. '#' .. serial
+end
+
 -- The dispatch key of the port, lowest first.
 local function rank(token)
   local own = string.match(token, '^x:[^:]+:(%-?%d+)$')
@@ -33,12 +45,12 @@ local function rank(token)
   return ms - level * AGEING_MS
 end
 
--- Whose it is and for how many ms nobody has asked for it; nothing if it is not pending.
+-- Whose it is, for how many ms nobody has asked for it, and its serial; nothing if it is not pending.
 local function holder(token)
   local key, id = parse(token)
   local entry = redis.call('XPENDING', key, group, id, id, 1)[1]
   if entry then
-    return entry[2], entry[3]
+    return entry[2], entry[3], entry[4]
   end
 end
 
@@ -206,14 +218,14 @@ local function token_of(level, id)
 end
 
 -- The tokens that a worker holds in a stream and that are not to be kept, about `limit` of them; and whether it holds some
--- to be kept.
+-- to be kept. Those to be kept are named with their serials.
 local function tokens_of(worker, level, limit, min_idle, kept)
   local tokens, spared, from = {}, false, '-'
   repeat
     local page = redis.call('XPENDING', stream_of(level), group, 'IDLE', min_idle, from, '+', limit, worker)
     for _, entry in ipairs(page) do
       local token = token_of(level, entry[1])
-      if kept and kept[token] then
+      if kept and kept[with_serial(token, entry[4])] then
         spared = true
       else
         tokens[#tokens + 1] = token

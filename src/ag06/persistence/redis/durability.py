@@ -9,6 +9,7 @@ import msgspec
 
 from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreUnavailable
 from ag06.persistence.log import Durability
+from ag06.persistence.redis.memory_limit import read_memory
 from ag06.persistence.redis.wire import Command, Wire
 
 _KEEPS_ALL = "noeviction"
@@ -161,7 +162,16 @@ async def report(wire: Wire) -> list[str]:
         words.append("no replica: if the machine is lost, so is the log")
     else:
         words.append(f"{replicas} replica(s); a fail-over can lose the last moments unless durability='replicated'")
-    return words + await _refused_levels(wire, policy)
+    return words + await _over_limit(wire) + await _refused_levels(wire, policy)
+
+
+async def _over_limit(wire: Wire) -> list[str]:
+    """Return a sentence about the memory limit if the server is over it."""
+    try:
+        memory = await read_memory(wire)
+    except AG06Error:
+        return []
+    return [f"new events are refused: the server is over its memory limit, {memory}"] if memory.is_over else []
 
 
 async def _refused_levels(wire: Wire, policy: str) -> list[str]:

@@ -4,7 +4,7 @@
 -- (0), new entries by level, ready ones.
 local worker, limit, visibility = ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local SWEPT = 100 -- expired leases looked at for each worker and stream in one sweep
-local FROM_ITSELF = 2 -- in place of the fifth part of a note: the worker was paused past its lease, and may run it still
+local FROM_ITSELF = 2 -- in place of the fifth part of a note: the worker's own lease ended, and it may run it still
 local MOST_BLOCKED = 100000 -- beyond this, what is new waits in the streams: a busy subject must not fill the memory
 
 if redis.call('HEXISTS', P .. 'groups', group) == 0 then
@@ -91,25 +91,27 @@ local function sweep()
   end
 end
 
--- Make a ready delivery the worker's own; nothing if it was settled, renewed or must wait for its subject.
+-- Make a ready delivery the worker's own; nothing if it was settled, renewed or must wait for its subject. What is its own
+-- already, after a pause past its lease, stays so under the same serial.
 local function take(token)
   redis.call('ZREM', READY, token)
-  local owner, idle = holder(token)
+  local owner, idle, serial = holder(token)
   if not owner then
     return
   end
-  local taken_over = owner ~= NOBODY
+  local is_own, taken_over = owner == worker, owner ~= NOBODY
   if taken_over and idle < lease_of(owner) then
     return
   end
   local key, id, level = parse(token)
-  local entry = redis.call('XCLAIM', key, group, worker, 0, id)[1]
+  serial = is_own and serial or serial + 1
+  local entry = redis.call('XCLAIM', key, group, worker, 0, id, 'RETRYCOUNT', serial)[1]
   if not entry then
     return
   end
   local fields = entry[2]
-  local note = taken_over and owner ~= worker and blame_worker(token, LAPSED) or read_note(token)
-  if owner == worker then
+  local note = taken_over and not is_own and blame_worker(token, LAPSED) or read_note(token)
+  if is_own then
     note[5] = FROM_ITSELF
   end
   if fields[4] and fields[4] ~= '-' then
@@ -120,9 +122,9 @@ local function take(token)
     end
   end
   if level == 'x' then
-    return { token, fields[2], fields[4] ~= '-' and 1 or 0, note, fields[8], fields[10] }
+    return { with_serial(token, serial), fields[2], fields[4] ~= '-' and 1 or 0, note, fields[8], fields[10] }
   end
-  return { token, fields[2], fields[4] and 1 or 0, note }
+  return { with_serial(token, serial), fields[2], fields[4] and 1 or 0, note }
 end
 
 -- Undo the reading of what ranks too low to be handed out now: nobody else can have seen it.

@@ -1,5 +1,5 @@
 -- Hand out again what a worker holds, some at a time; once nothing is left, it leaves the group.
--- ARGV: group, type, worker, '1' if it is dead, tokens to keep. Returns how many were handed back.
+-- ARGV: group, type, worker, '1' if it is dead, tokens with serials to keep. Returns how many were handed back.
 -- A consumer is deleted only when nothing is pending under it: its pending entries would be lost with it.
 local worker, dead = ARGV[3], ARGV[4] == '1'
 if redis.call('HEXISTS', P .. 'groups', group) == 0 then

@@ -5,7 +5,8 @@ local parked = {}
 for i = 4, #ARGV, 2 do
   local token = ARGV[i]
   local behind = blocker(token, ARGV[i + 1])
-  if holder(token) ~= ARGV[3] then
+  local owner, _, serial = holder(token)
+  if owner ~= ARGV[3] or serial ~= 1 then
     parked[#parked + 1] = token
   elseif behind then
     block(token, behind)

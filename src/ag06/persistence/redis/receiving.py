@@ -44,15 +44,13 @@ class Receiver:
         visibility_ms: int,
         *,
         held: dict[str, Delivery],
-        noted: set[str],
         recover: Recovery,
         nudge: Callable[[], None],
     ) -> None:
         """Receive for `worker` in `group`; every delivery handed out is kept in `held` by its token.
 
-        `noted` are the tokens of which the server keeps a note. `nudge` makes the server end a wait of this connection.
+        `nudge` makes the server end a wait of this connection.
         """
-        self._noted = noted
         self._nudge = nudge
         self._wire = wire
         self._group = group
@@ -153,9 +151,19 @@ class Receiver:
         arguments = (self._group, self.event_type, self._worker, most, self._visibility_ms, _SWEEP_MS, *wakes)
         began = begin()
         due, more, news, olds = await self._once(self._wire.call(script("fetch"), *arguments))
+        if any(old[3][4] == _FROM_ITSELF for old in olds):
+            olds = await self._taken_from_others(olds)
         found = self._note(news, olds)
         FETCH.done(began, len(found))
         return due / 1000 if due >= 0 else -1.0, more, found
+
+    async def _taken_from_others(self, olds: list[Any]) -> list[Any]:
+        """Leave out what this worker holds already. Give back what another of its name held, for a lease of its own."""
+        mine = [old[0].decode() for old in olds if old[3][4] == _FROM_ITSELF]
+        unknown = [token for token in mine if token not in self._held]
+        if unknown:
+            await self._release(unknown, dead=True)
+        return [old for old in olds if old[3][4] != _FROM_ITSELF]
 
     async def _listen(self, limit: int, wait: float) -> list[Delivery]:
         """Wait for the first news of any level; at most a quarter of `limit` of each, so that they are not too many."""
@@ -188,10 +196,12 @@ class Receiver:
         return found
 
     async def _give_back(self, news: list[tuple[bytes, Any]]) -> None:
-        tokens = [(level + b":" + identity).decode() for level, entries in news for identity, _ in entries]
+        await self._release([(level + b":" + identity).decode() for level, entries in news for identity, _ in entries])
+
+    async def _release(self, tokens: list[str], *, dead: bool = False) -> None:
         bound = len(self._held) + len(tokens) + SLACK
         packed = msgspec.msgpack.encode(tokens)
-        await self._wire.run("release", self._group, self.event_type, self._worker, bound, packed)
+        await self._wire.run("release", self._group, self.event_type, self._worker, bound, packed, int(dead))
 
     async def _once(self, command: Command, wait: float = 0.0) -> Any:
         """Return the reply to a command that hands something out: it must not be repeated."""
@@ -221,13 +231,7 @@ class Receiver:
             deliveries += _fresh(level, entries)
         if parked:
             deliveries = [delivery for delivery in deliveries if delivery.token not in parked]
-        for old in olds:
-            delivery = _again(*old)
-            if old[3][4] == _FROM_ITSELF and delivery.token in self._held:
-                # This worker was paused past its lease, and took over from itself what it still runs.
-                self._noted.add(delivery.token)
-            else:
-                deliveries.append(delivery)
+        deliveries += [_again(*old) for old in olds]
         if deliveries:
             self._held.update({delivery.token: delivery for delivery in deliveries})
             size = sum([len(delivery.body) for delivery in deliveries]) / len(deliveries)

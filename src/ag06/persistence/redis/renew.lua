@@ -1,4 +1,5 @@
--- Begin the lease of some tokens anew, those that are still this worker's. ARGV: group, type, worker, bound, tokens.
+-- Begin the lease of some tokens anew, those that are still this worker's. ARGV: group, type, worker, bound, tokens
+-- with serials.
 local worker = ARGV[3]
 local tokens = cmsgpack.unpack(ARGV[5])
 local held = held_by(worker, tokens, tonumber(ARGV[4]))

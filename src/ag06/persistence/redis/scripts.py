@@ -36,6 +36,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "note": ("clock",),
     "lead": ("clock",),
     "tails": _COUNTS,
+    "turn": ("clock",),
     "fetch": (*_DELIVERIES, "promotion"),
     "order": _DELIVERIES,
     "commit": (*_HELD, "receipt"),
@@ -50,10 +51,17 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "retry": _DELIVERIES,
 }
 NAMES = tuple(_PARTS)
+_PUBLISHING = frozenset({"append", "admit"})
+"""What a server over its memory limit refuses."""
+_READING = frozenset({"census", "settled"})
+"""What writes nothing. All other scripts drain the log, keep it or lead in it, and go through at any memory limit."""
 
 
 @cache
 def script(name: str) -> Script:
     """Return the script `name.lua` behind the parts that it uses."""
-    source = b"\n".join(files(__package__).joinpath(f"{part}.lua").read_bytes() for part in (*_PARTS[name], name))
+    parts = (*_PARTS[name], name)
+    if name not in _PUBLISHING | _READING:
+        parts = ("over_limit", *parts)
+    source = b"\n".join(files(__package__).joinpath(f"{part}.lua").read_bytes() for part in parts)
     return Script(source, sha1(source, usedforsecurity=False).hexdigest().encode())

@@ -54,7 +54,6 @@ class RedisSubscription:
             worker,
             max(1, int(visibility * 1000)),
             held=self._held,
-            noted=self._started,
             recover=recover,
             nudge=self._nudge,
         )

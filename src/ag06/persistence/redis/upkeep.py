@@ -37,7 +37,7 @@ class Upkeep:
         await self._wire.run("promote")
         times = [_TRIM_SECONDS * 1000, self._retention_ms, *self._by_type_ms.values()]
         turn_ms = min([millis for millis in times if millis > 0])
-        if not await self._wire.run_command("SET", f"{self._prefix}trimming", "1", "NX", "PX", turn_ms):
+        if not await self._wire.run("turn", turn_ms):
             return
         failures: list[AG06Error] = []
         for raw in await self._wire.run_command("HKEYS", f"{self._prefix}added"):

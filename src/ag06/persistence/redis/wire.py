@@ -25,7 +25,7 @@ except ImportError:  # pragma: no cover - the tests install it
 Command = tuple[Any, ...]
 
 _REFUSALS = {
-    "OOM": "is out of memory (maxmemory); free memory or raise the limit",
+    "OOM": "is over its memory limit (maxmemory) and takes no new events; drain it, or raise the limit",
     "READONLY": "is a read-only replica; write to the primary",
     "MISCONF": "cannot save to its disk and refuses to write; look at its log",
     "LOADING": "is still loading its data",
@@ -54,6 +54,10 @@ _KEYLESS = (b"WAIT", b"WAITAOF", "WAIT", "WAITAOF")
 
 class GroupLost(StoreUnavailable):
     """The server does not know a group any more: it was emptied, or the group was destroyed."""
+
+
+class OverMemoryLimit(StoreUnavailable):
+    """The server uses more memory than its limit, and takes no new events."""
 
 
 class Wire:
@@ -300,7 +304,8 @@ def explain(error: Exception, shown: str) -> AG06Error:
     codes = {type(error).__name__.removesuffix("Error").upper(), *_CODE.findall(text)}
     for code, meaning in _REFUSALS.items():
         if code in codes or (code == "OOM" and isinstance(error, redis.exceptions.OutOfMemoryError)):
-            return StoreUnavailable(f"{shown} {meaning}; nothing was done")
+            kind = OverMemoryLimit if code == "OOM" else StoreUnavailable
+            return kind(f"{shown} {meaning}; nothing was done")
     return StoreError(f"{shown} refused: {text}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ag06.persistence.log import AGEING_MS, Delivery
-from ag06.persistence.sqlite.deliveries import BLOCKED, LAPSED, LEASED, LEVELS, GroupRow, open_before
+from ag06.persistence.sqlite.deliveries import BLOCKED, LAPSED, LEASED, LEVELS, GroupRow, next_serial, open_before
 
 _FARTHEST = 4000  # events that one transaction may find blocked before others get their turn
 _PAGE = 1000
@@ -18,7 +18,7 @@ WHERE d.grp = ? AND d.state = 1 AND d.state > 0 ORDER BY d.due, d.seq LIMIT ?
 _UNREAD = """
 SELECT seq, prev, prev_level, ordered, body FROM events WHERE stream = ? AND seq > ? ORDER BY seq LIMIT ?
 """
-_TAKE = "UPDATE deliveries SET state = 0, due = NULL, worker = ? WHERE grp = ? AND seq = ?"
+_TAKE = "UPDATE deliveries SET state = 0, due = ?, worker = ? WHERE grp = ? AND seq = ?"
 _READ = "INSERT INTO deliveries (grp, seq, state, rank, due, worker) VALUES (?, ?, ?, ?, ?, ?)"
 _PLACE = "UPDATE groups SET read0 = ?, read1 = ?, read2 = ?, read3 = ? WHERE id = ?"
 
@@ -37,7 +37,7 @@ class Claim:
         self._group = group
         self._worker = worker
         self._limit = limit
-        self._taken: list[tuple[int, int, int]] = []
+        self._taken: list[tuple[int, int, int, int]] = []
         self._rows: list[tuple[int, int, int, int, int | None, int | None]] = []
         self._new: set[int] = set()
         self._blocked = 0
@@ -67,7 +67,7 @@ class Claim:
             if len(self.deliveries) == self._limit:
                 break
             if prev_level is None:
-                self._taken.append((self._worker, self._group.id, seq))
+                self._taken.append((delivery.token[3], self._worker, self._group.id, seq))
                 self.deliveries.append(delivery)
             else:
                 self._read(rank, seq, delivery, prev, prev_level)
@@ -76,13 +76,16 @@ class Claim:
     def _ready(self) -> list[_Candidate]:
         if self._taken:
             return []
-        worker = self._worker
+        rows = self._execute(_READY, (self._group.id, self._limit)).fetchall()
+        if not rows:
+            return []
+        worker, serial = self._worker, next_serial(self._connection)
         return [
             (
                 rank,
                 seq,
                 Delivery(
-                    (seq, bool(ordered), worker),
+                    (seq, bool(ordered), worker, serial),
                     seq >> 20,
                     stream & 3,
                     body,
@@ -96,7 +99,7 @@ class Claim:
                 -1,
                 None,
             )
-            for seq, rank, a, f, d, s, stream, ordered, body in self._execute(_READY, (self._group.id, self._limit))
+            for seq, rank, a, f, d, s, stream, ordered, body in rows
         ]
 
     def _unread(self, page: int) -> list[_Candidate]:
@@ -109,7 +112,7 @@ class Claim:
                 (
                     (seq >> 20) - ageing,
                     seq,
-                    Delivery((seq, bool(ordered), worker), seq >> 20, level, body, bool(ordered)),
+                    Delivery((seq, bool(ordered), worker, 0), seq >> 20, level, body, bool(ordered)),
                     -1 if prev is None else prev,
                     -1 if prev_level is None else prev_level,
                 )

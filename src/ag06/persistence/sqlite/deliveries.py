@@ -11,7 +11,7 @@ from ag06.persistence.log import Delivery
 
 LEASED, READY, DELAYED, BLOCKED = range(4)
 """States of a delivery. `due` is the dispatch key of a ready one, the time of a delayed one, and the position of the
-event before it of a blocked one."""
+event before it of a blocked one. Of a leased one it is the serial of the lease; NULL, which is 0, the first time."""
 
 LEVELS = range(4)
 
@@ -27,6 +27,12 @@ _DIED, LAPSED = 1, 2
 """Values of `suspect` for what was taken over: its worker is known to be dead, or its lease lapsed."""
 _GIVE_BACK = """
 UPDATE deliveries SET state = 1, due = rank, worker = NULL, started = 0 WHERE grp = ? AND state = 0 AND worker = ?
+"""
+_START = """
+UPDATE deliveries SET started = 1 WHERE grp = ? AND seq = ? AND state = 0 AND worker = ? AND coalesce(due, 0) = ?
+"""
+_NEXT_SERIAL = """
+INSERT INTO counters VALUES ('leases', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value
 """
 _ANYTHING_DUE = """
 SELECT 1 FROM deliveries WHERE grp = ?1 AND state = 1 AND state > 0
@@ -44,9 +50,11 @@ _LONGEST_LEASE = 10
 """How many of its own visibility timeouts a worker thinks possible for the lease of another one, of another release
 perhaps. One that ends later was taken before the clock was set back."""
 
-Token = tuple[int, bool, int]
-"""Position of the event, whether it has a subject, and the number of the worker: one that lost its lease gets another
-number, and commits nothing that it held before."""
+Token = tuple[int, bool, int, int]
+"""Position of the event, whether it has a subject, the number of the worker, and the serial of the lease.
+
+A worker that lost its lease gets another number, and what is handed out again another serial: nothing that was held
+before can be settled."""
 
 
 class GroupRow(msgspec.Struct):
@@ -129,12 +137,10 @@ def worker_number(connection: sqlite3.Connection, group_id: int, worker: str) ->
     return 0 if row is None else int(row[0])
 
 
-def renew(connection: sqlite3.Connection, group: str, worker: str, expires_ms: int) -> None:
-    """Extend a lease that is still there: a worker that lost it must not get it back without a fetch."""
-    connection.execute(
-        "UPDATE workers SET expires = ? WHERE name = ? AND grp = (SELECT id FROM groups WHERE name = ?)",
-        (expires_ms, worker, group),
-    )
+def next_serial(connection: sqlite3.Connection) -> int:
+    """Return a serial that no lease has had."""
+    (serial,) = connection.execute(_NEXT_SERIAL).fetchone()
+    return int(serial)
 
 
 def expire(connection: sqlite3.Connection, group_id: int, now_ms: int, visibility_ms: int) -> None:
@@ -189,8 +195,8 @@ def vouch(
 def mark_started(connection: sqlite3.Connection, group_id: int, worker: int, deliveries: Sequence[Delivery]) -> None:
     """Note that a worker runs these now."""
     connection.executemany(
-        "UPDATE deliveries SET started = 1 WHERE grp = ? AND seq = ? AND state = 0 AND worker = ?",
-        [(group_id, delivery.token[0], worker) for delivery in deliveries if delivery.token[2] == worker],
+        _START,
+        [(group_id, seq, worker, serial) for seq, _, number, serial in _tokens(deliveries) if number == worker],
     )
 
 
@@ -206,9 +212,13 @@ def absolve(connection: sqlite3.Connection, group_id: int, deliveries: Sequence[
 def release(connection: sqlite3.Connection, group_id: int, worker: int, deliveries: Sequence[Delivery]) -> None:
     """Give back some of what a worker holds; no harm done."""
     connection.executemany(
-        _GIVE_BACK + " AND seq = ?",
-        [(group_id, worker, delivery.token[0]) for delivery in deliveries if delivery.token[2] == worker],
+        _GIVE_BACK + " AND seq = ? AND coalesce(due, 0) = ?",
+        [(group_id, worker, seq, serial) for seq, _, number, serial in _tokens(deliveries) if number == worker],
     )
+
+
+def _tokens(deliveries: Sequence[Delivery]) -> list[Token]:
+    return [delivery.token for delivery in deliveries]
 
 
 def leave(connection: sqlite3.Connection, group_id: int, worker: int) -> None:

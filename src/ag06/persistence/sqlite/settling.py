@@ -13,8 +13,8 @@ from ag06.persistence.sqlite.deliveries import GroupRow, Token
 from ag06.persistence.sqlite.schema import RESTORED
 
 _encode = msgspec.json.Encoder().encode
-_DONE = "DELETE FROM deliveries WHERE grp = ? AND seq = ? AND state = 0 AND worker = ?"
-_HELD = "SELECT 1 FROM deliveries WHERE grp = ? AND seq = ? AND state = 0 AND worker = ?"
+_DONE = "DELETE FROM deliveries WHERE grp = ? AND seq = ? AND state = 0 AND worker = ? AND coalesce(due, 0) = ?"
+_HELD = "SELECT 1 FROM deliveries WHERE grp = ? AND seq = ? AND state = 0 AND worker = ? AND coalesce(due, 0) = ?"
 _UNBLOCK = """
 UPDATE deliveries SET state = 1, due = rank WHERE grp = ? AND state = 3 AND state > 0 AND due = ?
 """
@@ -53,9 +53,9 @@ class Settling:
     def _acknowledge_all(self, settlements: Sequence[Acknowledge]) -> bool:
         """Acknowledge everything in a few statements if all of it is held; else change nothing."""
         tokens = [delivery.token for settlement in settlements for delivery in settlement.deliveries]
-        if any(worker != self._worker for _, _, worker in tokens):
+        if any(worker != self._worker for _, _, worker, _ in tokens):
             return False
-        rows = [(self._group.id, seq, self._worker) for seq, _, _ in tokens]
+        rows = [(self._group.id, seq, worker, serial) for seq, _, worker, serial in tokens]
         self._execute("SAVEPOINT bulk")
         if self._connection.executemany(_DONE, rows).rowcount != len(rows):
             self._execute("ROLLBACK TO bulk")
@@ -79,22 +79,23 @@ class Settling:
             return True
         if isinstance(settlement, Bury):
             self._bury(settlement)
-        self._connection.executemany(_DONE, [(self._group.id, d.token[0], self._worker) for d in deliveries])
+        rows = [(self._group.id, seq, worker, serial) for seq, _, worker, serial in [d.token for d in deliveries]]
+        self._connection.executemany(_DONE, rows)
         self._after([delivery.token for delivery in deliveries])
         if isinstance(settlement, Acknowledge):
             self._append(settlement)
         return True
 
     def _holds(self, delivery: Delivery) -> bool:
-        seq, _, worker = delivery.token
+        seq, _, worker, serial = delivery.token
         if worker != self._worker:
             return False
-        return self._execute(_HELD, (self._group.id, seq, worker)).fetchone() is not None
+        return self._execute(_HELD, (self._group.id, seq, worker, serial)).fetchone() is not None
 
     def _after(self, tokens: Sequence[Token]) -> None:
         """Count what was settled, and let the next events of their subjects go."""
         self._settled += len(tokens)
-        ordered = [(self._group.id, seq) for seq, has_subject, _ in tokens if has_subject]
+        ordered = [(self._group.id, seq) for seq, has_subject, _, _ in tokens if has_subject]
         if ordered and self._connection.executemany(_UNBLOCK, ordered).rowcount:
             self.released = True
 

@@ -248,7 +248,8 @@ class SqliteSubscription:
         failures: list[BaseException] = []
 
         def work(connection: sqlite3.Connection) -> None:
-            table.renew(connection, self._name, self._worker, self._now_ms() + self._visibility_ms)
+            # By its number: a lease that it lost, or one of another process of its name, is not its own to renew.
+            table.extend(connection, self._number, self._worker, self._now_ms() + self._visibility_ms)
 
         def done(result: object, error: BaseException | None) -> None:
             if error is not None:
