@@ -186,7 +186,9 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     @property
     def name(self) -> str:
         """The event's name within its group, as `EventLog.vouch` takes it: the same in each hand-over."""
-        return str(self.token[0] if isinstance(self.token, tuple) else self.token)
+        if isinstance(self.token, tuple):
+            return str(self.token[0])
+        return str(self.token).partition("#")[0]  # a serial of the lease follows it
 
 
 Reason = Literal["failed", "rejected", "invalid", "worker_died"]

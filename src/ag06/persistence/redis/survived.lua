@@ -1,6 +1,7 @@
 -- A worker lost some tokens and lives, so it was slow: take back the deaths charged for it, add a failed attempt.
 -- ARGV: group, type, worker, most it may hold (not used), tokens.
-for _, token in ipairs(cmsgpack.unpack(ARGV[5])) do
+for _, held in ipairs(cmsgpack.unpack(ARGV[5])) do
+  local token = bare(held)
   local owner = holder(token)
   if owner and owner ~= ARGV[3] then
     local note = read_note(token)
