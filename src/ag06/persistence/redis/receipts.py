@@ -81,16 +81,19 @@ class Receipts:
             receipt = Receipt(self._name, self._number)
         self.latest = receipt
         loop = asyncio.get_running_loop()
-        latest = loop.time() + self._wire.timeout
+        began = loop.time()
         deadline: float | None = None
         while True:
             commands = [self._command(call, receipt, i, again=again) for i, call in enumerate(calls)]
             if tail is not None:
                 commands.append(tail)
             try:
-                replies = await self._wire.request(commands, max(0.05, latest - loop.time()))
+                left = self._wire.timeout if deadline is None else deadline - loop.time()
+                replies = await self._wire.request(commands, max(0.05, left))
             except OutcomeUnknown as error:
                 again = True
+                # The time that bytes were moving does not count.
+                latest = max(began, self._wire.moved_at) + self._wire.timeout
                 deadline = deadline or min(latest, loop.time() + _PATIENCE)
                 lost: StoreUnavailable = error
             except StoreUnavailable as error:

@@ -12,6 +12,7 @@ from typing import Any
 from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
 from ag06.monitoring.instruments import ACTIVE_CONNECTIONS
 from ag06.persistence.redis.address import Address
+from ag06.persistence.redis.progress import Meter, Patience, carrying_time
 from ag06.persistence.redis.scripts import NAMES, Script, script
 
 try:
@@ -60,10 +61,12 @@ class Wire:
     """One connection, opened at its first request and again after it broke. Requests take turns."""
 
     def __init__(self, address: Address, timeout: float) -> None:
-        """Speak to `address`; wait `timeout` seconds for a connection and for each reply."""
+        """Speak to `address`; wait `timeout` seconds for a connection, and in a request while nothing moves."""
         self.address = address
         self.timeout = timeout
         self.connections = 0
+        self.moved_at = 0.0
+        """When a request that took long was last seen to move bytes, by the loop's clock."""
         self._node = address
         self._connection: Any = None
         self._uncount: Callable[[], object] = _nothing
@@ -97,11 +100,15 @@ class Wire:
             self._node = self.address
             raise self.explain(error) from None
         self._connection = connection
+        self._meter = Meter(connection._reader, connection._writer)
         self._uncount = _count(connection)
         self.connections += 1
 
     async def request(self, commands: Sequence[Command], patience: float | None = None) -> list[Any]:
         """Send commands at once and return a reply for each; a refused one has an exception in its place.
+
+        `patience`: how many seconds may pass without a byte sent or received, `timeout` unless given; a large request
+        has more, see `carrying_time`.
 
         Raises `StoreUnavailable` if nothing was sent, `OutcomeUnknown` if the connection was lost after that.
         """
@@ -149,9 +156,12 @@ class Wire:
     async def _exchange(self, commands: Sequence[Command], patience: float) -> list[Any]:
         connection = self._connection
         replies: list[Any] = []
+        packed = b"".join(map(_packed, commands))
+        patience += carrying_time(len(packed))
+        limit = Patience(self._meter, patience)
         try:
-            async with asyncio.timeout(patience):
-                await connection.send_packed_command(b"".join(map(_packed, commands)))
+            async with limit:
+                await connection.send_packed_command(packed)
                 for _ in commands:
                     try:
                         replies.append(await connection.read_response())
@@ -163,7 +173,7 @@ class Wire:
         except TimeoutError:
             await self._drop()
             raise OutcomeUnknown(
-                f"{self.address.shown} did not answer within {patience:g} s; the outcome is unknown"
+                f"{self.address.shown} neither took nor sent a byte for {patience:g} s; the outcome is unknown"
             ) from None
         except (redis.RedisError, OSError) as error:
             await self._drop()
@@ -173,6 +183,8 @@ class Wire:
         except BaseException:
             await self._drop()  # replies left in it would be taken for those of the next request
             raise
+        finally:
+            self.moved_at = limit.moved_at or self.moved_at
         if any(isinstance(reply, Exception) for reply in replies):
             await self._mind(replies)
         elif commands[0][0] == b"EVALSHA":
