@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 
-from ag06.errors import AG06Error
 from ag06.persistence.log import Subscription
-
-_logger = logging.getLogger("ag06.runtime")
+from ag06.runtime.renewals import Renewals
 
 
 class LeaseKeeper(threading.Thread):
@@ -20,18 +17,14 @@ class LeaseKeeper(threading.Thread):
         super().__init__(name="ag06-leases", daemon=True)
         self._subscriptions = tuple(subscriptions)
         self._interval = visibility / 3
+        self.renewals = Renewals(visibility)
         self._stopped = threading.Event()
 
     def run(self) -> None:
         """Renew until stopped."""
         while not self._stopped.wait(self._interval):
             for subscription in self._subscriptions:
-                try:
-                    subscription.renew()
-                except AG06Error as error:
-                    _logger.warning("leases were not renewed, other workers may take the events over: %s", error)
-                except Exception:  # this thread must outlive whatever an adapter did not foresee
-                    _logger.exception("leases were not renewed, other workers may take the events over")
+                self.renewals.renew(subscription)
 
     def stop(self) -> None:
         """Renew no more; returns at once."""

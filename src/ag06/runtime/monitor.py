@@ -87,6 +87,7 @@ class Monitor:
             stats=log.stats,
             report=log.durability_report,
             journal=events.journal_state if events.has_journal else None,
+            leases=worker.renewals.check,
             suffix=f" of {workflow.name}" if others else "",
         )
         self.sampler = Sampler(log, worker.runners, ChainMap(workflow.knobs, workflow.runtime_knobs).values())

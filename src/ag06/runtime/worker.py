@@ -22,6 +22,7 @@ from ag06.retry import RETRIES_PER_SECOND, RetryBudget
 from ag06.runtime import knobs
 from ag06.runtime.leases import LeaseKeeper
 from ag06.runtime.outcome import Listener
+from ag06.runtime.renewals import Renewals
 from ag06.runtime.step import Step
 from ag06.runtime.step_runner import Shared, StepRunner
 
@@ -91,6 +92,11 @@ class Worker:
     def runners(self) -> Sequence[StepRunner]:
         """What runs its steps."""
         return self._runners
+
+    @property
+    def renewals(self) -> Renewals:
+        """Whether its leases are renewed."""
+        return self._keeper.renewals
 
     def start(self) -> None:
         """Start fetching and calling."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from functools import lru_cache
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
@@ -31,7 +32,7 @@ class Address(msgspec.Struct, frozen=True):
         url: for the client library, password included.
         shown: the same without the password, for messages.
         prefix: what every key begins with. It is a hash tag, so that all keys lie in one slot of a cluster.
-        used: set once a script ran there for this process: who was allowed to work once may be so again.
+        used: set once a script ran there for this process, whoever connected: it may work again.
     """
 
     url: str
@@ -84,7 +85,12 @@ def read_address(url: str) -> Address:
             )
     rest = urlencode(options)
     clean = parts._replace(query=rest).geturl()
-    return Address(clean, _masked(url), f"{{{name}}}:")
+    return Address(clean, _masked(url), f"{{{name}}}:", _used(clean))
+
+
+@lru_cache(maxsize=1024)
+def _used(url: str) -> threading.Event:
+    return threading.Event()
 
 
 def _masked(url: str) -> str:

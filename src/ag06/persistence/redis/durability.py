@@ -9,7 +9,8 @@ import msgspec
 
 from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreUnavailable
 from ag06.persistence.log import Durability
-from ag06.persistence.redis.wire import Command, Wire
+from ag06.persistence.redis.client import Command
+from ag06.persistence.redis.wire import Wire
 
 _KEEPS_ALL = "noeviction"
 

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from ag06.errors import OutcomeUnknown, StoreUnavailable
+from ag06.persistence.redis.client import Command
 from ag06.persistence.redis.scripts import script
-from ag06.persistence.redis.wire import Command, Wire
+from ag06.persistence.redis.wire import Wire
 
 _PATIENCE = 3.0
 """Seconds to try for the fate of a call whose reply was lost, before `OutcomeUnknown`."""

@@ -14,8 +14,9 @@ from ag06.errors import AG06Error, ConfigurationError
 from ag06.persistence.log import Delivery
 from ag06.persistence.measuring import FETCH, begin
 from ag06.persistence.outage import Outage
+from ag06.persistence.redis.client import Command, GroupLost
 from ag06.persistence.redis.scripts import script
-from ag06.persistence.redis.wire import Command, GroupLost, Wire
+from ag06.persistence.redis.wire import Wire
 
 _CADENCE = 1.0
 """Seconds between looks at what time alone makes ready: leases that end, events that fall due without a wake-up."""
@@ -46,13 +47,18 @@ class Receiver:
         noted: set[str],
         recover: Recovery,
         nudge: Callable[[], None],
+        prove: Callable[[], Awaitable[None]],
     ) -> None:
         """Receive for `worker` in `group`; every delivery handed out is kept in `held` by its token.
 
         `noted` are the tokens of which the server keeps a note. `nudge` makes the server end a wait of this connection.
+        `prove` raises what prevents leases from being renewed.
         """
         self._noted = noted
         self._nudge = nudge
+        self._prove = prove
+        self.renewable = False
+        """Whether leases can be renewed, as far as known. Where they cannot, nothing is asked for."""
         self._wire = wire
         self._group = group
         self._worker = worker
@@ -136,6 +142,8 @@ class Receiver:
             self.event_type = await self._recover(self._wire, self._group)
             if self.event_type is None:
                 return False
+        if not self.renewable:
+            await self._prove()
         if self._known_connection != self._wire.connections:
             current = self._wire.connections
             (self.client_id,) = await self._wire.ask(("CLIENT", "ID"))

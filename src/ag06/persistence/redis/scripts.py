@@ -22,6 +22,7 @@ _DELIVERIES = (*_EVENTS, "ids", "deliveries")
 _HELD = (*_DELIVERIES, "held")
 _PLACES = (*_COUNTS, "ids", "places")
 _PARTS: dict[str, tuple[str, ...]] = {
+    "allowed": (),
     "append": (),
     "admit": (*_EVENTS, "receipt"),
     "resolve": (*_EVENTS, "receipt"),
