@@ -17,6 +17,7 @@ local NEEDED = {
   { 'HSCAN', key, '0' },
   { 'HSET', key, 'f', 'v' },
   { 'HSETNX', key, 'f', 'v' },
+  { 'HSTRLEN', key, 'f' },
   { 'HVALS', key },
   { 'INCR', key },
   { 'LPOS', key, 'v' },

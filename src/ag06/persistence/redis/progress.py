@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import math
 import sys
 import termios
 from types import TracebackType
@@ -29,14 +30,21 @@ class Meter:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Count what `reader` is given from now on, and look at what waits behind `writer`."""
         self._received = 0
+        self._ceiling = math.inf
         self._transport = writer.transport
         feed = reader.feed_data
 
         def counted(data: Any) -> None:
             self._received += len(data)
             feed(data)
+            if self._received > self._ceiling:
+                writer.transport.abort()
 
         reader.feed_data = counted  # type: ignore[method-assign]
+
+    def allow(self, size: int | None) -> None:
+        """Cut the connection once more than `size` bytes come from now on; `None`: however many."""
+        self._ceiling = math.inf if size is None else self._received + size
 
     def read(self) -> tuple[int, int, int]:
         """Return figures that differ from the last ones if bytes have moved since.

@@ -93,16 +93,19 @@ class Wire:
             return ConfigurationError(f"{self.address.shown} cannot be used: {wrong}")
         return for_now(self.address, explain_handshake(error, self.address))
 
-    async def request(self, commands: Sequence[Command], patience: float | None = None) -> list[Any]:
+    async def request(
+        self, commands: Sequence[Command], patience: float | None = None, *, most_reply: int | None = None
+    ) -> list[Any]:
         """Send commands at once and return a reply for each; a refused one has an exception in its place.
 
         `patience`: how many seconds may pass without a byte sent or received, `timeout` unless given; a large request
-        has more, see `carrying_time`.
+        has more, see `carrying_time`. `most_reply`: of a larger reply, in bytes, the rest is not waited for.
 
         Raises `StoreUnavailable` if nothing was sent, `OutcomeUnknown` if the connection was lost after that.
         """
         async with self._turn:
             await self.open()
+            self._meter.allow(most_reply)
             replies = await self._exchange(commands, patience or self.timeout)
             if self._connection is None and _all_moved(commands, replies):
                 await self.open()
