@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ag06.errors import AG06Error, CircuitOpen, StepFailed, StoreError
+from ag06.errors import AG06Error, CircuitOpen, StepFailed, StoreError, TooLarge
 from ag06.event import Event, decode_event
 from ag06.knob import Knob
 from ag06.monitoring.tracing import TRACING
@@ -20,7 +20,7 @@ from ag06.persistence.outage import Outage
 from ag06.retry import RetryBudget
 from ag06.retry_after import requested_wait
 from ag06.runtime.callers import Callers, Spawn
-from ag06.runtime.committer import Committer
+from ag06.runtime.committer import Committer, instead_of
 from ag06.runtime.context import Context
 from ag06.runtime.intake import Intake, Prefetch
 from ag06.runtime.invocation import invoke
@@ -79,7 +79,12 @@ class StepRunner:
         self._report = Reporter(step.name, shared.listeners)
         self._observer = StepObserver(shared.workflow, step)
         self._committer = Committer(
-            step.group, subscription, self._settled, wait=shared.commit_wait, held=lambda: self.in_flight
+            step.group,
+            subscription,
+            self._settled,
+            wait=shared.commit_wait,
+            held=lambda: self.in_flight,
+            give_up=self._give_up,
         )
         self._stopping = False
         self._isolation = Isolation()
@@ -436,6 +441,13 @@ class StepRunner:
         if span is not None:
             self._observer.trace(settlement, span)
         self._committer.put(settlement)
+
+    def _give_up(self, settlement: Settlement, error: TooLarge) -> list[Settlement]:
+        """Return what to settle in place of what the store will never take for its size."""
+        others = instead_of(settlement, error)
+        self._report.replaced(settlement, others, error)
+        self._observer.replaced(settlement, others[0])
+        return others
 
     def _settled(self, settlements: Sequence[Settlement], accepted: Sequence[bool]) -> None:
         self._observer.settled(settlements, accepted, time.time() * 1000)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ag06.errors import AG06Error, OutcomeUnknown, StoreUnavailable
+from ag06.errors import AG06Error, OutcomeUnknown, StoreUnavailable, TooLarge
 from ag06.persistence.log import Appended, Durability, Record
 from ag06.persistence.measuring import APPEND, begin
 from ag06.persistence.redis.address import Address
@@ -141,7 +141,7 @@ class Appender:
                 continue
             self._under_way += records
             try:
-                await self._round(lane, callers)
+                await self._rounds(lane, callers)
             except AG06Error as error:
                 _fail(callers, error)
             except asyncio.CancelledError:
@@ -165,6 +165,19 @@ class Appender:
             size += len(waiting.records[0].body) * len(waiting.records)
         self._queued -= records
         return callers, records
+
+    async def _rounds(self, lane: _Lane, callers: list[_Waiting]) -> None:
+        """Do a round for all callers; if that is too large for the server, one for each, so that one fails alone."""
+        try:
+            await self._round(lane, callers)
+        except TooLarge:
+            if len(callers) == 1:
+                raise
+            for caller in callers:
+                try:
+                    await self._round(lane, [caller])
+                except AG06Error as error:
+                    _fail([caller], error)
 
     async def _round(self, lane: _Lane, callers: list[_Waiting]) -> None:
         began = begin()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from ag06.errors import ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
+from ag06.errors import ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable, TooLarge
 from ag06.persistence.log import Delivery, Durability, Settlement, deliveries_of
 from ag06.persistence.measuring import COMMIT, RELEASE, RENEW, START, Measured, begin
 from ag06.persistence.redis.address import Address
@@ -93,13 +93,28 @@ class RedisSubscription:
             accepted = self._answered(settlements)
             try:
                 for work in split_work(settlements[len(accepted) :], self._started):
-                    accepted += await self._commit(work)
+                    await self._commit_into(accepted, work, settlements)
+            except TooLarge as error:
+                for one in settlements[: len(accepted)]:
+                    self._let_go(deliveries_of(one))
+                raise TooLarge(str(error), accepted) from None
             except StoreError:
                 self._partly = settlements, accepted
                 raise
         for one in settlements:
             self._let_go(deliveries_of(one))
         return accepted
+
+    async def _commit_into(self, accepted: list[bool], work: Work, settlements: Sequence[Settlement]) -> None:
+        """Commit the settlements behind those accepted, and add the answers; one by one if that is too large."""
+        try:
+            accepted += await self._commit(work)
+        except TooLarge:
+            if len(work.places) == 1:
+                raise
+            for one in settlements[len(accepted) : len(accepted) + len(work.places)]:
+                for alone in split_work([one], self._started):
+                    accepted += await self._commit(alone)
 
     def _answered(self, settlements: Sequence[Settlement]) -> list[bool]:
         """Return the answers that the first of these have already, from a commit that broke off behind them."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
+from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable, TooLarge
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.client import (
     ANSWERS,
@@ -30,6 +30,10 @@ from ag06.persistence.redis.progress import Meter, Patience, carrying_time
 from ag06.persistence.redis.scripts import NAMES, Script, script
 
 _KEYLESS = (b"WAIT", b"WAITAOF", "WAIT", "WAITAOF")
+_SMALL_REQUEST = 1_000_000
+"""Bytes that every server takes."""
+_LIMITS = {"proto-max-bulk-len": 512 << 20, "client-query-buffer-limit": 1 << 30}
+"""Settings of a server, and their values unless it tells others: for one argument, and for all of a command."""
 _HANDSHAKE_SECONDS = 2.0
 """How long a first connection may take before somebody asks whether the server speaks another protocol."""
 
@@ -46,6 +50,7 @@ class Wire:
         """When a request that took long was last seen to move bytes, by the loop's clock."""
         self._node = address
         self._connection: Any = None
+        self._limits: dict[str, int] | None = None
         self._uncount: Callable[[], object] = _nothing
         self._turn = asyncio.Lock()
         self._closed = False
@@ -59,7 +64,7 @@ class Wire:
                 return
             await self._drop()
         connection = await self._connected()
-        self._connection = connection
+        self._connection, self._limits = connection, None
         self._meter = Meter(connection._reader, connection._writer)
         self._uncount = count(connection)
         self.connections += 1
@@ -149,6 +154,8 @@ class Wire:
         connection = self._connection
         replies: list[Any] = []
         request = b"".join(map(packed, commands))
+        if len(request) > _SMALL_REQUEST:
+            await self._check_sizes(commands)
         patience += carrying_time(len(request))
         limit = Patience(self._meter, patience)
         try:
@@ -182,6 +189,24 @@ class Wire:
         elif commands[0][0] == b"EVALSHA":
             self.address.used.set()
         return replies
+
+    async def _check_sizes(self, commands: Sequence[Command]) -> None:
+        """Raise `TooLarge` for what the server would refuse by closing the connection, each time it is repeated."""
+        if self._limits is None:
+            replies = await self._exchange([("CONFIG", "GET", name) for name in _LIMITS], self.timeout)
+            told = [reply and not isinstance(reply, Exception) for reply in replies]
+            self._limits = {
+                name: int(reply[1]) if tells else default
+                for (name, default), reply, tells in zip(_LIMITS.items(), replies, told, strict=True)
+            }
+        for command in commands:
+            sizes = [len(part if type(part) is bytes else str(part).encode()) for part in command]
+            for (name, limit), size in zip(self._limits.items(), (max(sizes), sum(sizes)), strict=True):
+                if size > limit:
+                    raise TooLarge(
+                        f"{self.address.shown} takes at most {limit} bytes at once ({name}), not {size}; publish less "
+                        "at once, or raise that setting; nothing was done"
+                    )
 
     async def _with_scripts(self, commands: Sequence[Command], replies: list[Any], patience: float) -> list[Any]:
         """Load what the server does not know (it was restarted) and send again what was not done for that reason."""
