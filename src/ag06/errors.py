@@ -6,6 +6,7 @@ A message says what happened, with which value, and what to do next.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import SupportsFloat
 
 
@@ -82,6 +83,19 @@ class StoreReplaced(StoreError):  # noqa: N818 - reads as what happened
 
 class StoreDamaged(StoreError):  # noqa: N818 - reads as what happened
     """The store's file is damaged: some of it cannot be read. Restore a backup; see `ag06 check`."""
+
+
+class TooLarge(StoreError):  # noqa: N818 - reads as what happened
+    """The store takes no request of this size, however often it is repeated; nothing of it was done.
+
+    Attributes:
+        accepted: of a commit, the answers to the settlements before the one that is too large.
+    """
+
+    def __init__(self, message: str, accepted: Sequence[bool] = ()) -> None:
+        """Say how large it is, and which setting of the server it exceeds."""
+        super().__init__(message)
+        self.accepted = accepted
 
 
 class Backpressure(StoreError):  # noqa: N818 - a public name of the contract

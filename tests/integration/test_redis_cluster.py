@@ -13,7 +13,8 @@ from ag06 import StoreUnavailable
 from ag06.persistence.log import LogOptions
 from ag06.persistence.redis import RedisLog
 from ag06.persistence.redis.address import read_address
-from ag06.persistence.redis.wire import BlockingWire, Wire
+from ag06.persistence.redis.blocking import BlockingWire
+from ag06.persistence.redis.wire import Wire
 from chain import Chain
 from faults import says
 from records import GROUP, collect, done, events, output, record, registered

@@ -143,7 +143,7 @@ async def test_connections_are_counted_while_they_are_open(open_store: OpenLog, 
     await log.append([record(1)])
     deliveries = await subscription.fetch(1, 10.0)
     await subscription.commit([done(*deliveries)])
-    assert connections() - before == {"memory": 0, "sqlite": 2, "redis": 4}[adapter]
+    assert connections() - before == {"memory": 0, "sqlite": 2, "redis": 5}[adapter]
     await subscription.close()
     assert connections() - before == {"memory": 0, "sqlite": 2, "redis": 2}[adapter]
     await log.close()

@@ -7,6 +7,7 @@ import pytest
 
 from ag06.errors import StoreUnavailable
 from ag06.runtime.leases import LeaseKeeper
+from ag06.runtime.renewals import Renewals
 from flows import SECONDS
 
 
@@ -39,7 +40,21 @@ def test_a_lease_that_cannot_be_renewed_keeps_no_other_from_it_and_is_tried_agai
         keeper.stop()
         keeper.join(SECONDS)
     assert not keeper.is_alive()
-    assert "leases were not renewed" in caplog.text
+    assert "leases were not renewed, 2 times in a row now" in caplog.text
+
+
+def test_health_warns_of_a_renewal_that_failed_and_fails_when_the_leases_have_ended() -> None:
+    now = [0.0]
+    lease = Renewed(StoreUnavailable("away"))
+    renewals = Renewals(30.0, lambda: now[0])
+    assert renewals.check().status == "pass"
+    renewals.renew(lease)  # type: ignore[arg-type]
+    assert renewals.check().status == "warn"
+    now[0] = 31.0
+    assert renewals.check().status == "fail"
+    lease.error = None
+    renewals.renew(lease)  # type: ignore[arg-type]
+    assert renewals.check().status == "pass"
 
 
 def test_a_keeper_that_was_stopped_renews_no_more() -> None:

@@ -1,4 +1,4 @@
-"""The built-in health checks: event loop, disk space, store, journal, steps.
+"""The built-in health checks: event loop, disk space, store, journal, leases, steps.
 
 They know no store: what they ask is given to them, and is read by the names of its attributes.
 """
@@ -77,6 +77,7 @@ def register_built_in(
     stats: AskStats | None = None,
     report: AskReport | None = None,
     journal: AskJournal | None = None,
+    leases: Check | None = None,
     suffix: str = "",
 ) -> tuple[str, ...]:
     """Register the checks whose subject is given; return their names.
@@ -88,6 +89,7 @@ def register_built_in(
         stats: asks the store. It is critical unless there is a `journal` that takes events while the store is away.
         report: the store's `durability_report`.
         journal: its state, or `None` while there is none.
+        leases: whether those of the worker are renewed.
         suffix: of the names, where another workflow has the plain ones.
     """
     names: list[str] = []
@@ -108,6 +110,8 @@ def register_built_in(
         register("store_configuration", store_configuration(report), critical=False, ttl=_SETTINGS_TTL)
     if journal is not None:
         register("journal", journal_backlog(journal), critical=False)
+    if leases is not None:
+        register("leases", leases, critical=False, ttl=0)
     return tuple(names)
 
 

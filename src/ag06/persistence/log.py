@@ -273,6 +273,7 @@ class Subscription(Protocol):
 
         Returns, for each, whether it was accepted: `False` if this worker no longer holds one of its deliveries (it was
         taken over, or settled by an earlier call whose reply was lost); then nothing of that settlement was done.
+        Raises `TooLarge`, with the answers so far, at a settlement that the store will never take for its size.
         """
         ...
 

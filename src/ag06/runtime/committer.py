@@ -9,22 +9,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from ag06.errors import StoreError
+from ag06.errors import StoreError, TooLarge
 from ag06.knob import Knob
-from ag06.persistence.log import Acknowledge, Delivery, Settlement, Subscription, deliveries_of
+from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement, Subscription, deliveries_of
 from ag06.persistence.outage import Outage
+from ag06.runtime.verdict import bury
 
 _logger = logging.getLogger("ag06.runtime")
 _LARGEST = 500
 _LONGEST_WAIT = 5.0
+_RAISED_MS = 60_000
 
 T = TypeVar("T")
 R = TypeVar("R")
 Settled = Callable[[Sequence[Settlement], Sequence[bool]], None]
 """Told of each commit what was settled, and whether the store accepted it."""
+GiveUp = Callable[[Settlement, TooLarge], list[Settlement]]
 
 
 class Committer:
@@ -35,16 +39,25 @@ class Committer:
     """
 
     def __init__(
-        self, step: str, subscription: Subscription, settled: Settled, *, wait: Knob, held: Callable[[], int]
+        self,
+        step: str,
+        subscription: Subscription,
+        settled: Settled,
+        *,
+        wait: Knob,
+        held: Callable[[], int],
+        give_up: GiveUp | None = None,
     ) -> None:
         """Commit for `step` to `subscription`; call `settled` once it is known what became of a commit.
 
         A commit waits for company as long as `wait` says, in seconds; not if all deliveries that are `held` have come.
+        `give_up` says what to settle instead of what is too large for the store.
         """
         self._subscription = subscription
         self._settled = settled
         self._wait = wait
         self._held = held
+        self._give_up = give_up or instead_of
         self._joining: asyncio.Future[None] | None = None
         self._come = 0  # deliveries in the queue, while a commit waits for company
         self._hurried = False
@@ -83,7 +96,7 @@ class Committer:
                 await self._company(since)
                 began = clock()
             batch, self._queue = self._queue[:_LARGEST], self._queue[_LARGEST:]
-            accepted, is_first = await self._insist(self._subscription.commit, batch)
+            accepted, is_first = await self._commit(batch)
             if is_first and not all(accepted):
                 await self._report_survival(batch, accepted)
             left = _left_of(batch, accepted)
@@ -93,6 +106,21 @@ class Committer:
             if not self._queue:
                 self._arrived.clear()
                 self._idle.set()
+
+    async def _commit(self, batch: list[Settlement]) -> tuple[list[bool], bool]:
+        """Return the answers, and whether first calls brought them; what is too large is replaced in `batch`."""
+        accepted: list[bool] = []
+        are_first = True
+        while len(accepted) < len(batch):
+            try:
+                answers, is_first = await self._insist(self._subscription.commit, batch[len(accepted) :])
+                accepted += answers
+                are_first = are_first and is_first
+            except TooLarge as error:
+                accepted += error.accepted
+                at = len(accepted)
+                batch[at : at + 1] = self._give_up(batch[at], error)
+        return accepted, are_first
 
     async def _company(self, since: float) -> None:
         """Wait for others to join what has waited since then (loop time)."""
@@ -130,6 +158,8 @@ class Committer:
         while True:
             try:
                 answer = await call(what)
+            except TooLarge:
+                raise
             except StoreError as error:
                 self._outage.failed(error)
                 is_first = False
@@ -138,6 +168,17 @@ class Committer:
                 return answer, is_first
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             wait = min(wait * 2, _LONGEST_WAIT)
+
+
+def instead_of(settlement: Settlement, error: TooLarge) -> list[Settlement]:
+    """Return what to settle in place of what the store will never take for its size: dead letters.
+
+    If a dead letter is too large itself, its delivery waits until somebody raises the store's limit.
+    """
+    if isinstance(settlement, Bury):
+        delivery = settlement.delivery
+        return [Postpone(delivery, _RAISED_MS, delivery.attempts, delivery.first_failed_ms)]
+    return [bury(delivery, error, "failed", int(time.time() * 1000)) for delivery in deliveries_of(settlement)]
 
 
 def _left_of(batch: list[Settlement], accepted: list[bool]) -> list[Delivery]:

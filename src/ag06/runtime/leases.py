@@ -6,9 +6,9 @@ import logging
 import threading
 from collections.abc import Sequence
 
-from ag06.errors import AG06Error
 from ag06.persistence.log import Subscription
 from ag06.runtime.heartbeat import Heartbeat
+from ag06.runtime.renewals import Renewals
 
 _logger = logging.getLogger("ag06.runtime")
 
@@ -27,6 +27,7 @@ class LeaseKeeper(threading.Thread):
         self._subscriptions = tuple(subscriptions)
         self._interval = visibility / 3
         self._heartbeat = heartbeat
+        self.renewals = Renewals(visibility)
         self._stopped = threading.Event()
 
     def run(self) -> None:
@@ -43,12 +44,7 @@ class LeaseKeeper(threading.Thread):
                 continue
             warned = False
             for subscription in self._subscriptions:
-                try:
-                    subscription.renew()
-                except AG06Error as error:
-                    _logger.warning("leases were not renewed, other workers may take the events over: %s", error)
-                except Exception:  # this thread must outlive whatever an adapter did not foresee
-                    _logger.exception("leases were not renewed, other workers may take the events over")
+                self.renewals.renew(subscription)
 
     def stop(self) -> None:
         """Renew no more; returns at once."""

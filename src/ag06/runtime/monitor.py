@@ -13,10 +13,12 @@ from ag06.errors import StoreUnavailable
 from ag06.monitoring import instruments, observability
 from ag06.monitoring.checks import register_built_in
 from ag06.monitoring.loop_watch import LoopWatch
+from ag06.monitoring.probe import HealthResult
 from ag06.monitoring.server import HttpServer
 from ag06.monitoring.tracing import TRACING
 from ag06.persistence.stores import journal_state
 from ag06.runtime.companions import Companions, Running
+from ag06.runtime.renewals import Renewals
 from ag06.runtime.sampling import Sampler
 from ag06.runtime.serving import open_workflow_server, written_paths
 from ag06.runtime.status import status_of
@@ -56,6 +58,7 @@ class Monitor:
         self.problem: str | None = None
         self.sampler: Sampler | None = None
         self.worker: str | None = None
+        self._renewals: Renewals | None = None
         self.began = datetime.now(UTC)
 
     @property
@@ -98,6 +101,7 @@ class Monitor:
             stats=self._stats,
             report=self._durability_report,
             journal=self._journal_state if events.has_journal else None,
+            leases=self._lease_renewal,
             suffix=f" of {workflow.name}" if others else "",
         )
 
@@ -115,9 +119,13 @@ class Monitor:
     async def _journal_state(self) -> JournalState | None:
         return None if self.log is None else journal_state(self.log)
 
+    def _lease_renewal(self) -> HealthResult:
+        return HealthResult("pass") if self._renewals is None else self._renewals.check()
+
     async def watch(self, worker: Worker, log: EventLog) -> None:
         """Look at a worker that runs on `log` from now on."""
         self.worker = worker.name
+        self._renewals = worker.renewals
         workflow = self._workflow
         self.sampler = Sampler(log, worker.runners, ChainMap(workflow.knobs, workflow.runtime_knobs).values())
         self._sampling = start_task(self.sampler.run(), "sampling")

@@ -136,6 +136,11 @@ class StepObserver:
         """Keep the span of a call until the store has answered to its settlement."""
         self._spans[id(settlement)] = span
 
+    def replaced(self, settlement: Settlement, other: Settlement) -> None:
+        """Let the span of a call end with another settlement than the one that it was kept for."""
+        if (span := self._spans.pop(id(settlement), None)) is not None:
+            self._spans[id(other)] = span
+
     def settled(self, settlements: Sequence[Settlement], accepted: Sequence[bool], now_ms: float) -> None:
         """Count what became of deliveries, now that the store has answered; `now_ms` is since the epoch."""
         if self._succeeded:

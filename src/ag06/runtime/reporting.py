@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 from ag06.error_text import describe, log_error
 from ag06.event import id_and_subject
@@ -31,6 +32,16 @@ class Reporter:
         if self._listeners:
             text = None if error is None else describe(decide(error).error)
             self._calls[id(settlement)] = (ids, started, time.time() - started, text)
+
+    def replaced(self, settlement: Settlement, others: Sequence[Settlement], error: BaseException) -> None:
+        """Note that a call is settled by others, each of one delivery, because of an error."""
+        call = self._calls.pop(id(settlement), None)
+        if call is None:
+            return
+        ids, started, seconds, _ = call
+        text = describe(error)
+        for index, other in enumerate(others):
+            self._calls[id(other)] = (ids[index : index + 1], started, seconds, text)
 
     def settled(self, settlement: Settlement, kept: bool) -> None:
         """Tell the listeners, now that the store has answered."""

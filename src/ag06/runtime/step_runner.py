@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ag06.error_text import describe
-from ag06.errors import AG06Error, StoreError
+from ag06.errors import AG06Error, StoreError, TooLarge
 from ag06.event import Event, decode_event
 from ag06.failure import decide, is_refusal
 from ag06.knob import Knob
@@ -23,7 +23,7 @@ from ag06.persistence.outage import Outage
 from ag06.retry import RetryBudget
 from ag06.runtime.call_board import CallBoard
 from ag06.runtime.callers import Callers, Spawn
-from ag06.runtime.committer import Committer
+from ag06.runtime.committer import Committer, instead_of
 from ag06.runtime.context import Context
 from ag06.runtime.grace import Grace, cancel
 from ag06.runtime.heartbeat import Heartbeat
@@ -108,7 +108,12 @@ class StepRunner:
         self._report = Reporter(step.name, shared.listeners)
         self._observer = StepObserver(shared.workflow, step)
         self._committer = Committer(
-            step.group, subscription, self._settled, wait=shared.commit_wait, held=lambda: self.in_flight
+            step.group,
+            subscription,
+            self._settled,
+            wait=shared.commit_wait,
+            held=lambda: self.in_flight,
+            give_up=self._give_up,
         )
         self._stopping = False
         self._cutting = False
@@ -565,6 +570,13 @@ class StepRunner:
         if span is not None:
             self._observer.trace(settlement, span)
         self._committer.put(settlement)
+
+    def _give_up(self, settlement: Settlement, error: TooLarge) -> list[Settlement]:
+        """Return what to settle in place of what the store will never take for its size."""
+        others = instead_of(settlement, error)
+        self._report.replaced(settlement, others, error)
+        self._observer.replaced(settlement, others[0])
+        return others
 
     def _settled(self, settlements: Sequence[Settlement], accepted: Sequence[bool]) -> None:
         self._observer.settled(settlements, accepted, time.time() * 1000)

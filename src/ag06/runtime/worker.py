@@ -29,6 +29,7 @@ from ag06.runtime.heartbeat import Heartbeat
 from ag06.runtime.leases import LeaseKeeper
 from ag06.runtime.outcome import Listener
 from ag06.runtime.quarantine import Quarantine
+from ag06.runtime.renewals import Renewals
 from ag06.runtime.shutdown_report import ShutdownCounts, total
 from ag06.runtime.step import Step
 from ag06.runtime.step_runner import Shared, StepRunner
@@ -121,6 +122,11 @@ class Worker:
     def settled_count(self) -> int:
         """Deliveries settled since it started."""
         return sum(runner.settled_count for runner in self._runners)
+
+    @property
+    def renewals(self) -> Renewals:
+        """Whether its leases are renewed."""
+        return self._keeper.renewals
 
     def start(self) -> None:
         """Start fetching and calling."""

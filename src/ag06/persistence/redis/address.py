@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from functools import lru_cache
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
@@ -32,7 +33,7 @@ class Address(msgspec.Struct, frozen=True):
         url: for the client library, password included.
         shown: the same without the password, for messages.
         prefix: what every key begins with. It is a hash tag, so that all keys lie in one slot of a cluster.
-        used: set once a script ran there for this process: who was allowed to work once may be so again.
+        used: set once a script ran there for this process, whoever connected: it may work again.
     """
 
     url: str
@@ -88,4 +89,9 @@ def read_address(url: str) -> Address:
             )
     rest = urlencode(options)
     clean = parts._replace(query=rest).geturl()
-    return Address(clean, shown, f"{{{name}}}:")
+    return Address(clean, shown, f"{{{name}}}:", _used(clean))
+
+
+@lru_cache(maxsize=1024)
+def _used(url: str) -> threading.Event:
+    return threading.Event()

@@ -10,15 +10,16 @@ from typing import Any
 
 import msgspec
 
-from ag06.errors import AG06Error, OutcomeUnknown, StoreUnavailable
+from ag06.errors import AG06Error, OutcomeUnknown, StoreUnavailable, TooLarge
 from ag06.persistence.log import Appended, Durability, Record
 from ag06.persistence.measuring import APPEND, begin
 from ag06.persistence.redis.address import Address
+from ag06.persistence.redis.client import OverMemoryLimit
 from ag06.persistence.redis.durability import Sync, confirm, find_sync
 from ag06.persistence.redis.memory_limit import with_amounts
 from ag06.persistence.redis.receipts import Call, Doubt, Receipts
 from ag06.persistence.redis.records import Chunk, cut_chunks, doubt
-from ag06.persistence.redis.wire import OverMemoryLimit, Wire
+from ag06.persistence.redis.wire import Wire
 from ag06.tasks import start_task
 
 _logger = logging.getLogger("ag06.persistence.redis")
@@ -144,7 +145,7 @@ class Appender:
                 continue
             self._under_way += records
             try:
-                await self._round(lane, callers)
+                await self._rounds(lane, callers)
             except AG06Error as error:
                 _fail(callers, error)
             except asyncio.CancelledError:
@@ -168,6 +169,19 @@ class Appender:
             size += len(waiting.records[0].body) * len(waiting.records)
         self._queued -= records
         return callers, records
+
+    async def _rounds(self, lane: _Lane, callers: list[_Waiting]) -> None:
+        """Do a round for all callers; if that is too large for the server, one for each, so that one fails alone."""
+        try:
+            await self._round(lane, callers)
+        except TooLarge:
+            if len(callers) == 1:
+                raise
+            for caller in callers:
+                try:
+                    await self._round(lane, [caller])
+                except AG06Error as error:
+                    _fail([caller], error)
 
     async def _round(self, lane: _Lane, callers: list[_Waiting]) -> None:
         began = begin()

@@ -1,6 +1,8 @@
--- Settle deliveries of one worker, named by tokens with serials. ARGV: group, type, receipt (3), worker, most it may hold, lone tokens, settlements.
+-- Settle deliveries of one worker, named by tokens with serials. ARGV: group, type, receipt (3), worker, most it may hold,
+-- lone tokens, settlements, pieces of settlements: what may be large, as the server limits the size of one argument.
 -- A lone token is an acknowledgement without outputs, subject or note. A settlement is {kind, tokens, flags, ...}: kind
--- 0 acknowledges (outputs), 1 postpones (delay in ms, attempts, first failure in ms), 2 buries (event id, dead letter);
+-- 0 acknowledges (how many pieces its outputs have), 1 postpones (delay in ms, attempts, first failure in ms), 2 buries
+-- (event id; the dead letter is a piece);
 -- flags has a digit for each token: 1 it has a subject, 2 it has a note, 3 both. A settlement whose tokens are not all
 -- held by this worker is left out. Returns the lone tokens that were refused and a digit for each settlement.
 local earlier = earlier_reply(3)
@@ -13,7 +15,10 @@ local tokens = {}
 for i, token in ipairs(lone) do
   tokens[i] = token
 end
+local piece = 10
 for _, settlement in ipairs(settlements) do
+  settlement.piece = piece
+  piece = piece + (settlement[1] == 0 and settlement[4] or settlement[1] == 2 and 1 or 0)
   for _, token in ipairs(settlement[2]) do
     tokens[#tokens + 1] = token
   end
@@ -88,11 +93,13 @@ for key, ids in pairs(finished) do
 end
 for _, settlement in ipairs(settled) do
   if settlement[1] == 2 then
-    redis.call('HSET', P .. 'dead:' .. group, settlement[4], settlement[5])
+    redis.call('HSET', P .. 'dead:' .. group, settlement[4], ARGV[settlement.piece])
     redis.call('ZADD', P .. 'dead', now, group .. '\31' .. settlement[4])
   else
-    for _, record in ipairs(settlement[4]) do
-      admit(record)
+    for i = settlement.piece, settlement.piece + settlement[4] - 1 do
+      for _, record in ipairs(cmsgpack.unpack(ARGV[i])) do
+        admit(record)
+      end
     end
   end
   for j, held_token in ipairs(settlement[2]) do

@@ -12,6 +12,7 @@ from ag06.persistence.redis.settling import read_letter
 from ag06.persistence.redis.wire import Wire
 
 _PAGE = 200
+_PAGE_BYTES = 4 << 20
 _APART = "\x1f"
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -32,16 +33,27 @@ class DeadLetters:
             after = places[-1]
             keys = [(place, *place.partition(" ")[2].split(_APART, 1)) for place in places]
             keys = [key for key in keys if group in (None, key[1])]
-            if keys:
-                bodies = await self._wire.ask(
-                    *[("HGET", f"{self._prefix}dead:{owner}", name) for _, owner, name in keys]
-                )
-                letters += [
-                    read_letter(owner, event_id, packed, place)
-                    for (place, owner, event_id), packed in zip(keys, bodies, strict=True)
-                    if packed is not None
-                ]
-        return letters[:limit]
+            keys = keys[: limit - len(letters)]
+            packed = await self._packed([(f"{self._prefix}dead:{owner}", name) for _, owner, name in keys])
+            letters += [
+                read_letter(owner, event_id, letter, place)
+                for (place, owner, event_id), letter in zip(keys, packed, strict=True)
+                if letter is not None
+            ]
+        return letters
+
+    async def _packed(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        """Return the values of fields of hashes, a few MiB in each reply."""
+        if not fields:
+            return []
+        sizes = await self._wire.ask(*[("HSTRLEN", *field) for field in fields])
+        values: list[bytes | None] = []
+        while len(values) < len(fields):
+            first = end = len(values)
+            while end < len(fields) and (end == first or sum(sizes[first : end + 1]) <= _PAGE_BYTES):
+                end += 1
+            values += await self._wire.ask(*[("HGET", *field) for field in fields[first:end]])
+        return values
 
     async def _places(self, after: str) -> list[str]:
         """Return the next places behind one: when a dead letter was buried, in milliseconds, and its name.

@@ -9,8 +9,9 @@ import msgspec
 
 from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreUnavailable
 from ag06.persistence.log import Durability
+from ag06.persistence.redis.client import Command
 from ag06.persistence.redis.memory_limit import read_memory
-from ag06.persistence.redis.wire import Command, Wire
+from ag06.persistence.redis.wire import Wire
 
 _KEEPS_ALL = "noeviction"
 

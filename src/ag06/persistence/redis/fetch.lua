@@ -1,5 +1,6 @@
 -- Hand out deliveries by rank: what is ready again, and what is new in the four streams of the type.
--- ARGV: group, type, worker, limit, visibility in ms, sweep interval in ms, wake-up entries to forget...
+-- ARGV: group, type, worker, limit, visibility in ms, sweep interval in ms, bytes of events after which the reply ends,
+-- wake-up entries to forget...
 -- Returns: ms until something is due (-1: nothing is), whether to ask again at once (1) or soon (2) or to wait for news
 -- (0), new entries by level, ready ones.
 local worker, limit, visibility = ARGV[3], tonumber(ARGV[4]), ARGV[5]
@@ -10,9 +11,11 @@ local MOST_BLOCKED = 100000 -- beyond this, what is new waits in the streams: a 
 if redis.call('HEXISTS', P .. 'groups', group) == 0 then
   return redis.error_reply('NOGROUP the log does not know ' .. group)
 end
-if #ARGV > 6 then
-  redis.call('XACK', WAKE, group, unpack(ARGV, 7))
+if #ARGV > 7 then
+  redis.call('XACK', WAKE, group, unpack(ARGV, 8))
 end
+local most_bytes, bytes = tonumber(ARGV[7]), 0
+local FIRST_READ, MOST_READ = 4, 256 -- entries of each stream: their sizes are known only once they were read
 
 -- Whether a worker was here later than now: the clock was set back since.
 local function is_ahead(owner)
@@ -135,13 +138,49 @@ local function unread(key, entries, from)
   end
   redis.call('XACK', key, group, unpack(ids))
   redis.call('XGROUP', 'SETID', key, group, id_before(ids[1]))
+  cursors[key] = nil
   for i = #entries, from, -1 do
     entries[i] = nil
   end
 end
 
--- Choose the `limit` lowest ranks of all lists; return how many of each, and how many of the ready ones.
-local function choose(lists, ready)
+-- Read what is new in the streams, a little at a time, until there are `limit` events of one stream or bytes enough.
+local function read_news(keys)
+  local lists, by_key = {}, {}
+  local wanted, events, count = limit, 0, math.min(limit, FIRST_READ)
+  while count > 0 do
+    local found = redis.call('XREADGROUP', 'GROUP', group, worker, 'COUNT', count, 'STREAMS', keys[1], keys[2], keys[3],
+      keys[4], '>', '>', '>', '>')
+    local full = false
+    for _, pair in ipairs(found or {}) do
+      local list = by_key[pair[1]]
+      if not list then
+        list = { key = pair[1], level = string.sub(pair[1], -1), entries = {} }
+        by_key[pair[1]] = list
+        lists[#lists + 1] = list
+      end
+      full = full or #pair[2] == count
+      events = events + #pair[2]
+      for _, entry in ipairs(pair[2]) do
+        bytes = bytes + #entry[2][2]
+        list.entries[#list.entries + 1] = entry
+      end
+    end
+    wanted = wanted - count
+    if not full or bytes >= most_bytes then
+      break
+    end
+    count = math.min(wanted, MOST_READ, math.max(1, math.floor((most_bytes - bytes) * events / bytes / #lists)))
+  end
+  table.sort(lists, function(a, b)
+    return a.level < b.level
+  end)
+  return lists
+end
+
+-- Choose the `limit` lowest ranks of all lists and of the ready ones, until there are bytes enough; take the ready ones.
+-- Return how many of each list, and whether some were ready.
+local function choose(lists, ready, olds)
   local heads, taken = {}, {}
   local function head(i)
     local entry = lists[i].entries[taken[i] + 1]
@@ -153,6 +192,7 @@ local function choose(lists, ready)
   end
   local from_ready = 0
   local ready_head = tonumber(ready[2]) or math.huge
+  bytes = 0
   for _ = 1, limit do
     local best, lowest = 0, ready_head
     for i = 1, #lists do
@@ -160,17 +200,23 @@ local function choose(lists, ready)
         best, lowest = i, heads[i]
       end
     end
-    if lowest == math.huge then
+    if lowest == math.huge or bytes >= most_bytes then
       break
     elseif best == 0 then
+      local old = take(ready[2 * from_ready + 1])
+      if old then
+        olds[#olds + 1] = old
+        bytes = bytes + #old[2]
+      end
       from_ready = from_ready + 1
       ready_head = tonumber(ready[2 * from_ready + 2]) or math.huge
     else
       taken[best] = taken[best] + 1
+      bytes = bytes + #lists[best].entries[taken[best]][2][2]
       head(best)
     end
   end
-  return taken, from_ready
+  return taken, from_ready > 0
 end
 
 if is_ahead(worker) then
@@ -187,21 +233,17 @@ local keys = {}
 for i, level in ipairs(LEVELS) do
   keys[i] = stream(event_type, level)
 end
-local found, more = nil, 0
+local lists, more = {}, 0
 if redis.call('HLEN', BLOCKED) > MOST_BLOCKED then
   more = 2
 else
-  found = redis.call('XREADGROUP', 'GROUP', group, worker, 'COUNT', limit, 'STREAMS', keys[1], keys[2], keys[3],
-    keys[4], '>', '>', '>', '>')
+  lists = read_news(keys)
 end
-local lists = {}
-for i, pair in ipairs(found or {}) do
-  lists[i] = { key = pair[1], level = string.sub(pair[1], -1), entries = pair[2] }
-end
-local from_ready = #ready / 2
-if #lists > 1 or (#lists == 1 and from_ready > 0) then
+local news, olds = {}, {}
+local were_ready = false
+if #lists > 1 or #ready > 0 or bytes >= most_bytes then
   local taken
-  taken, from_ready = choose(lists, ready)
+  taken, were_ready = choose(lists, ready, olds)
   for i, list in ipairs(lists) do
     if taken[i] < #list.entries then
       more = 1
@@ -210,7 +252,6 @@ if #lists > 1 or (#lists == 1 and from_ready > 0) then
   end
 end
 
-local news, olds = {}, {}
 for i, list in ipairs(lists) do
   local allowed = list.entries
   for _, entry in ipairs(list.entries) do
@@ -237,15 +278,11 @@ for i, list in ipairs(lists) do
   end
   news[i] = { list.level, allowed }
 end
-for i = 1, from_ready do
-  local old = take(ready[2 * i - 1])
+if were_ready then
   more = 1
-  if old then
-    olds[#olds + 1] = old
+  if redis.call('ZCARD', READY) > 0 then
+    woken = math.max(woken, 1) -- somebody else may have room for the rest
   end
-end
-if from_ready > 0 and redis.call('ZCARD', READY) > 0 then
-  woken = math.max(woken, 1) -- somebody else may have room for the rest
 end
 wake()
 return { due or -1, more, news, olds }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import weakref
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -27,13 +28,16 @@ from ag06.persistence.notes import check_note
 from ag06.persistence.redis import durability as durable
 from ag06.persistence.redis.address import read_address
 from ag06.persistence.redis.appending import Appender
+from ag06.persistence.redis.blocking import BlockingWire
+from ag06.persistence.redis.client import Command
 from ag06.persistence.redis.dead_letters import DeadLetters
+from ag06.persistence.redis.mistakes import check_files
 from ag06.persistence.redis.reading import read_pages
 from ag06.persistence.redis.registry import Registry
 from ag06.persistence.redis.scripts import script
 from ag06.persistence.redis.subscription import RedisSubscription
 from ag06.persistence.redis.upkeep import Upkeep
-from ag06.persistence.redis.wire import Command, Wire
+from ag06.persistence.redis.wire import Wire
 
 _RETENTION = 7 * 86_400.0
 _SYNC_SECONDS = 2.0
@@ -69,18 +73,33 @@ class RedisLog:
         return self._address.place
 
     async def open(self) -> None:
-        """Connect, check the server's version and that it can give the durability asked for."""
+        """Connect; check the server's version, what this user may do, and that it can give the durability asked for.
+
+        What no waiting heals is a `ConfigurationError`, unless the store has worked in this process.
+        """
+        check_files(self._address)
         try:
             (info,) = await self._control.ask(("INFO", "server"))
         except StoreUnavailable:
             raise
-        except StoreError as error:  # no such database, or not such a server: waiting will not mend it
+        except StoreError as error:  # not such a server
             raise ConfigurationError(f"store {error}; correct the URL") from None
         lines = (line.partition(":") for line in info.decode().splitlines())
         version = {key: value for key, _, value in lines}.get("redis_version", "0.0")
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_SERVER:
             raise ConfigurationError(f"{self._address.shown} is Redis {version}; 6.2 or newer, or Valkey, is needed")
+        refused = await asyncio.to_thread(self._ask_what_is_refused)
+        if refused:
+            raise ConfigurationError(
+                f"{self._address.shown}: this user may not run {', '.join(refused)}, or the server does not have it; "
+                f"allow it for the keys {self._address.prefix}*, or use another user"
+            )
         await self._appender(self._durability).open()
+
+    def _ask_what_is_refused(self) -> list[str]:
+        """Return the commands that are needed and refused; ask over the kind of connection that renews leases."""
+        with contextlib.closing(BlockingWire(self._address, self._timeout)) as wire:
+            return [name.decode() for name in wire.run("allowed")]
 
     async def close(self) -> None:
         """Finish what was accepted and disconnect."""

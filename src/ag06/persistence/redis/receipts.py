@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from ag06.errors import OutcomeUnknown, StoreUnavailable
+from ag06.persistence.redis.client import Command
 from ag06.persistence.redis.scripts import script
-from ag06.persistence.redis.wire import Command, Wire
+from ag06.persistence.redis.wire import Wire
 
 _PATIENCE = 3.0
 """Seconds to try for the fate of a call whose reply was lost, before `OutcomeUnknown`."""
@@ -81,16 +82,19 @@ class Receipts:
             receipt = Receipt(self._name, self._number)
         self.latest = receipt
         loop = asyncio.get_running_loop()
-        latest = loop.time() + self._wire.timeout
+        began = loop.time()
         deadline: float | None = None
         while True:
             commands = [self._command(call, receipt, i, again=again) for i, call in enumerate(calls)]
             if tail is not None:
                 commands.append(tail)
             try:
-                replies = await self._wire.request(commands, max(0.05, latest - loop.time()))
+                left = self._wire.timeout if deadline is None else deadline - loop.time()
+                replies = await self._wire.request(commands, max(0.05, left))
             except OutcomeUnknown as error:
                 again = True
+                # The time that bytes were moving does not count.
+                latest = max(began, self._wire.moved_at) + self._wire.timeout
                 deadline = deadline or min(latest, loop.time() + _PATIENCE)
                 lost: StoreUnavailable = error
             except StoreUnavailable as error:

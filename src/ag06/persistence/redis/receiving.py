@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable, Collection
 from operator import attrgetter
@@ -10,18 +11,22 @@ from typing import Any
 
 import msgspec
 
-from ag06.errors import AG06Error, ConfigurationError
+from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown
 from ag06.persistence.log import Delivery
 from ag06.persistence.measuring import FETCH, begin
 from ag06.persistence.outage import Outage
+from ag06.persistence.redis.client import Command, GroupLost
+from ag06.persistence.redis.portion import Portion, reply_limits
 from ag06.persistence.redis.scripts import script
-from ag06.persistence.redis.wire import Command, GroupLost, Wire
+from ag06.persistence.redis.wire import Wire
 
+_logger = logging.getLogger("ag06.persistence.redis")
 _CADENCE = 1.0
 """Seconds between looks at what time alone makes ready: leases that end, events that fall due without a wake-up."""
 _SWEEP_MS = 250
 _LARGEST_FETCH = 1_000
-_FETCH_BYTES = 4 << 20
+_WITHHELD_MS = 60_000
+"""How long an event that the server cannot send is left alone."""
 _LONGEST_BACKOFF = 5.0
 SLACK = 64
 """Entries that a worker may have pending in one stream beyond those it knows of."""
@@ -46,12 +51,16 @@ class Receiver:
         held: dict[str, Delivery],
         recover: Recovery,
         nudge: Callable[[], None],
+        prove: Callable[[], Awaitable[None]],
     ) -> None:
         """Receive for `worker` in `group`; every delivery handed out is kept in `held` by its token.
 
-        `nudge` makes the server end a wait of this connection.
+        `nudge` makes the server end a wait of this connection. `prove` raises what prevents leases from being renewed.
         """
         self._nudge = nudge
+        self._prove = prove
+        self.renewable = False
+        """Whether leases can be renewed, as far as known. Where they cannot, nothing is asked for."""
         self._wire = wire
         self._group = group
         self._worker = worker
@@ -62,6 +71,7 @@ class Receiver:
         """What the group listens to; `None` while the server does not know the group."""
         self._known_connection = 0
         self._doubtful = False
+        self._portion = Portion()
         self._wake_ups: list[bytes] = []
         self._spare: list[Delivery] = []
         self._event_bytes = 1024.0
@@ -84,7 +94,12 @@ class Receiver:
                 self._listen_until = 0.0
                 if isinstance(error, GroupLost):
                     self.event_type = None
-                self._outage.failed(error)
+                if isinstance(error, OutcomeUnknown) and self._portion.failed():
+                    _logger.warning(
+                        "step %s: a reply of the store did not come whole, it is asked for less: %s", self._group, error
+                    )
+                else:
+                    self._outage.failed(error)
                 await asyncio.sleep(min(backoff * random.uniform(0.5, 1.0), max(0.0, _left(until))))  # noqa: S311
                 backoff = min(backoff * 2, _LONGEST_BACKOFF)
                 deliveries = []
@@ -135,20 +150,43 @@ class Receiver:
             self.event_type = await self._recover(self._wire, self._group)
             if self.event_type is None:
                 return False
+        if not self.renewable:
+            await self._prove()
         if self._known_connection != self._wire.connections:
             current = self._wire.connections
             (self.client_id,) = await self._wire.ask(("CLIENT", "ID"))
             self._known_connection = current
         if self._doubtful:
             # What the server handed out with a reply that never came is pending under this worker, unknown to it.
+            if self._portion.is_hopeless:
+                await self._withhold()
             await hand_back(self._wire, self._group, self.event_type, self._worker, kept=self._held)
             self._doubtful = False
         return True
 
+    async def _withhold(self) -> None:
+        """Put aside an event that the server cannot send, so that others come."""
+        arguments = (msgspec.msgpack.encode(list(self._held)), _WITHHELD_MS)
+        for level, identity, size in await self._wire.run(
+            "withhold", self._group, self.event_type, self._worker, *arguments
+        ):
+            self._portion.came()
+            _logger.error(
+                "step %s: the server closes the connection instead of sending an event of %d bytes (%s in stream %s); "
+                "it is put aside for %d s; raise what the server allows for one client: %s",
+                self._group,
+                size,
+                identity.decode(),
+                level.decode(),
+                _WITHHELD_MS / 1000,
+                await reply_limits(self._wire),
+            )
+
     async def _ask(self, limit: int) -> tuple[float, int, list[Delivery]]:
-        most = max(1, min(limit, _LARGEST_FETCH, int(_FETCH_BYTES / self._event_bytes)))
+        most = min(limit, _LARGEST_FETCH)
         wakes, self._wake_ups = self._wake_ups, []
-        arguments = (self._group, self.event_type, self._worker, most, self._visibility_ms, _SWEEP_MS, *wakes)
+        bounds = (most, self._visibility_ms, _SWEEP_MS, self._portion.bytes)
+        arguments = (self._group, self.event_type, self._worker, *bounds, *wakes)
         began = begin()
         due, more, news, olds = await self._once(self._wire.call(script("fetch"), *arguments))
         if any(old[3][4] == _FROM_ITSELF for old in olds):
@@ -170,7 +208,7 @@ class Receiver:
         prefix = self._wire.address.prefix
         streams = [f"{prefix}s:{self.event_type}:{level}" for level in range(4)]
         streams.append(f"{prefix}wake:{self._group}")
-        count = max(1, min(limit // 4, int(_FETCH_BYTES / 4 / self._event_bytes)))
+        count = max(1, min(limit // 4, int(self._portion.bytes / 4 / self._event_bytes)))
         command = ("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", count, "BLOCK", max(1, int(wait * 1000)))
         # A server ends a wait up to 0.1 s late; where that matters it is told to end it.
         timer = asyncio.get_running_loop().call_later(wait, self._nudge) if wait < _CADENCE else None
@@ -208,6 +246,7 @@ class Receiver:
         (reply,) = await self._wire.request([command], wait + self._wire.timeout)
         if isinstance(reply, Exception):
             raise self._wire.explain(reply)
+        self._portion.came()
         return reply
 
     async def _out_of_turn(self, news: list[tuple[bytes, Any]]) -> set[str]:

@@ -10,7 +10,8 @@ import msgspec
 from ag06.persistence.log import Record
 
 _MOST_RECORDS = 500
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 768 << 10
+"""Of the bodies in one argument, which stays below the smallest limit that a server can have, 1 MiB."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_doubt = msgspec.msgpack.Decoder(tuple[str, str, int]).decode

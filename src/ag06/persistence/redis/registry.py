@@ -15,7 +15,6 @@ from ag06.persistence.redis.receiving import hand_back
 from ag06.persistence.redis.wire import Wire
 
 _logger = logging.getLogger("ag06.persistence.redis")
-_COUNT_PAGE = 1_000
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_group = msgspec.msgpack.Decoder(tuple[str, str]).decode
 
@@ -57,9 +56,12 @@ class Registry:
         end = id_of(position_of(last)) if last else "0-0"
         for level in range(4):
             key, at = f"{self._prefix}s:{step.type}:{level}", f"{step.start}-0"
-            while entries := await wire.run_command("XRANGE", key, at, end, "COUNT", _COUNT_PAGE):
-                later += len(entries)
-                at = f"({entries[-1][0].decode()}"
+            while True:
+                count, last_counted = await wire.run("tally", key, at, end)
+                if not count:
+                    break
+                later += count
+                at = f"({last_counted.decode()}"
         return "at", int(added or 0) - later, behind
 
     async def recover(self, wire: Wire, group: str) -> str | None:

@@ -22,6 +22,7 @@ _DELIVERIES = (*_EVENTS, "ids", "deliveries")
 _HELD = (*_DELIVERIES, "held")
 _PLACES = (*_COUNTS, "ids", "places")
 _PARTS: dict[str, tuple[str, ...]] = {
+    "allowed": (),
     "append": (),
     "admit": (*_EVENTS, "receipt"),
     "resolve": (*_EVENTS, "receipt"),
@@ -35,6 +36,9 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "archive": ("clock",),
     "note": ("clock",),
     "lead": ("clock",),
+    "newest": (),
+    "tally": (),
+    "measure": (),
     "tails": _COUNTS,
     "turn": ("clock",),
     "fetch": (*_DELIVERIES, "promotion"),
@@ -44,6 +48,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "vouch": _DELIVERIES,
     "survived": _DELIVERIES,
     "leave": _DELIVERIES,
+    "withhold": _DELIVERIES,
     "forget": _DELIVERIES,
     "renew": _HELD,
     "start": _HELD,

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import operator
+import threading
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
+from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable, TooLarge
 from ag06.persistence.log import Delivery, Durability, Settlement, deliveries_of
 from ag06.persistence.measuring import COMMIT, RELEASE, RENEW, START, Measured, begin
 from ag06.persistence.redis.address import Address
+from ag06.persistence.redis.blocking import BlockingWire
+from ag06.persistence.redis.client import GroupLost
 from ag06.persistence.redis.durability import Sync, check_waited, find_sync
 from ag06.persistence.redis.receipts import Call, Receipts
 from ag06.persistence.redis.receiving import SLACK, Receiver, Recovery, hand_back
 from ag06.persistence.redis.settling import Work, split_work
-from ag06.persistence.redis.wire import BlockingWire, GroupLost, Wire
+from ag06.persistence.redis.wire import Wire
 from ag06.tasks import start_task
 
 _PAGE = 500
@@ -47,7 +50,8 @@ class RedisSubscription:
         self._listening = Wire(address, timeout)
         self._settling = Wire(address, timeout)
         self._receipts = Receipts(self._settling)
-        self._renewing: BlockingWire | None = None
+        self._renewing = BlockingWire(address, timeout)
+        self._renewal = threading.Lock()
         self._receiver = Receiver(
             self._listening,
             group,
@@ -56,6 +60,7 @@ class RedisSubscription:
             held=self._held,
             recover=recover,
             nudge=self._nudge,
+            prove=self._prove_renewal,
         )
         self._receiving: asyncio.Task[list[Delivery]] | None = None
         self._turn = asyncio.Lock()
@@ -87,13 +92,28 @@ class RedisSubscription:
             accepted = self._answered(settlements)
             try:
                 for work in split_work(settlements[len(accepted) :], self._started):
-                    accepted += await self._commit(work)
+                    await self._commit_into(accepted, work, settlements)
+            except TooLarge as error:
+                for one in settlements[: len(accepted)]:
+                    self._let_go(deliveries_of(one))
+                raise TooLarge(str(error), accepted) from None
             except StoreError:
                 self._partly = settlements, accepted
                 raise
         for one in settlements:
             self._let_go(deliveries_of(one))
         return accepted
+
+    async def _commit_into(self, accepted: list[bool], work: Work, settlements: Sequence[Settlement]) -> None:
+        """Commit the settlements behind those accepted, and add the answers; one by one if that is too large."""
+        try:
+            accepted += await self._commit(work)
+        except TooLarge:
+            if len(work.places) == 1:
+                raise
+            for one in settlements[len(accepted) : len(accepted) + len(work.places)]:
+                for alone in split_work([one], self._started):
+                    accepted += await self._commit(alone)
 
     def _answered(self, settlements: Sequence[Settlement]) -> list[bool]:
         """Return the answers that the first of these have already, from a commit that broke off behind them."""
@@ -160,16 +180,32 @@ class RedisSubscription:
 
     def renew(self) -> None:
         """Extend the lease of everything this subscription holds. Blocking; called from a thread of its own."""
-        tokens, event_type = list(self._held), self._receiver.event_type
-        if not tokens or event_type is None or self._closed:
-            return
-        if self._renewing is None:
-            self._renewing = BlockingWire(self._settling.address, self._settling.timeout)
+        tokens = list(self._held)
+        if tokens and self._receiver.event_type is not None and not self._closed:
+            self._renew(tokens)
+
+    def _renew(self, tokens: list[str]) -> None:
+        """Renew some leases; note whether it can be done, for where it cannot nothing more is fetched."""
         bound = len(tokens) + SLACK
-        for page in _pages(tokens):
-            began = begin()
-            self._renewing.run("renew", self._group, event_type, self._worker, bound, _pack(page))
-            RENEW.done(began)
+        with self._renewal:
+            try:
+                for page in _pages(tokens) if tokens else ([],):
+                    began = begin()
+                    arguments = (self._group, self._receiver.event_type, self._worker, bound, _pack(page))
+                    self._renewing.run("renew", *arguments)
+                    if tokens:
+                        RENEW.done(began)
+            except BaseException:
+                self._receiver.renewable = False
+                raise
+            finally:
+                if self._closed:
+                    self._renewing.close()
+        self._receiver.renewable = True
+
+    async def _prove_renewal(self) -> None:
+        """Renew nothing, over the connection that renews: raise what prevents it."""
+        await asyncio.to_thread(self._renew, [])
 
     async def close(self) -> None:
         """Give back everything still held and leave the group. Again after a cancellation: go on, for a short time."""
@@ -196,9 +232,14 @@ class RedisSubscription:
         self._held.clear()
         await self._listening.close()
         await self._settling.close()
-        if self._renewing is not None:
-            await asyncio.to_thread(self._renewing.close)
+        await asyncio.to_thread(self._end_renewal)
         self._ended = True
+
+    def _end_renewal(self) -> None:
+        """Close the connection that renews; one that is renewing just now and does not end is closed behind that."""
+        if self._renewal.acquire(timeout=_FAREWELL):
+            self._renewing.close()
+            self._renewal.release()
 
     def abandon(self) -> None:
         """Count the connections off: their event loop has ended."""

@@ -1,75 +1,56 @@
-"""One connection to the server: requests, replies, and what an error means. The only module that imports `redis`."""
+"""One connection to the server in an event loop: requests, replies, and which server to ask."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import re
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
-from ag06.monitoring.instruments import ACTIVE_CONNECTIONS
+from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable, TooLarge
 from ag06.persistence.redis.address import Address
+from ag06.persistence.redis.client import (
+    ANSWERS,
+    ClientError,
+    Command,
+    ErrorReply,
+    are_moved,
+    count,
+    explain,
+    explain_handshake,
+    for_now,
+    is_cut_short,
+    is_missing,
+    is_wrong_server,
+    new_connection,
+    next_node,
+    packed,
+)
+from ag06.persistence.redis.mistakes import find_other_protocol
+from ag06.persistence.redis.progress import Meter, Patience, carrying_time
 from ag06.persistence.redis.scripts import NAMES, Script, script
 
-try:
-    import redis
-    from redis.asyncio.connection import Connection, parse_url
-except ImportError:  # pragma: no cover - the tests install it
-    raise ConfigurationError(
-        "a Redis or Valkey store needs its client: pip install 'ag06[redis]' (in a checkout: pip install '.[redis]')"
-    ) from None
-
-Command = tuple[Any, ...]
-
-_REFUSALS = {
-    "OOM": "is over its memory limit (maxmemory) and takes no new events; drain it, or raise the limit",
-    "READONLY": "is a read-only replica; write to the primary",
-    "MISCONF": "cannot save to its disk and refuses to write; look at its log",
-    "LOADING": "is still loading its data",
-    "MASTERDOWN": "is a replica that lost its primary",
-    "NOREPLICAS": "has too few replicas to write (min-replicas-to-write)",
-    "BUSY": "is busy with somebody's script",
-    "CLUSTERDOWN": "is in a cluster that is down",
-    "TRYAGAIN": "is moving data in its cluster",
-    "MOVED": "moved the log to another node of its cluster",
-    "ASK": "is moving the log to another node of its cluster",
-    "UNBLOCKED": "changed its role",
-    "NOSCRIPT": "lost its scripts again",
-}
-_FORBIDDEN = ("NOAUTH", "WRONGPASS", "NOPERM", "invalid username-password", "without any password configured")
-_CODE = re.compile(r"\b([A-Z]{3,})\b")
-_WRONG_SERVER = (
-    redis.exceptions.MovedError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.MasterDownError,
-    redis.ConnectionError,  # the client counts BusyLoadingError and AuthenticationError among these
-)
-_WRONG_ROLE = re.compile(r"\b(READONLY|UNBLOCKED)\b")
-"""Codes that stand within a message: of a script on Redis 6.2, and of what ends a wait."""
 _KEYLESS = (b"WAIT", b"WAITAOF", "WAIT", "WAITAOF")
-
-
-class GroupLost(StoreUnavailable):
-    """The server does not know a group any more: it was emptied, or the group was destroyed."""
-
-
-class OverMemoryLimit(StoreUnavailable):
-    """The server uses more memory than its limit, and takes no new events."""
+_SMALL_REQUEST = 1_000_000
+"""Bytes that every server takes."""
+_LIMITS = {"proto-max-bulk-len": 512 << 20, "client-query-buffer-limit": 1 << 30}
+"""Settings of a server, and their values unless it tells others: for one argument, and for all of a command."""
+_HANDSHAKE_SECONDS = 2.0
+"""How long a first connection may take before somebody asks whether the server speaks another protocol."""
 
 
 class Wire:
     """One connection, opened at its first request and again after it broke. Requests take turns."""
 
     def __init__(self, address: Address, timeout: float) -> None:
-        """Speak to `address`; wait `timeout` seconds for a connection and for each reply."""
+        """Speak to `address`; wait `timeout` seconds for a connection, and in a request while nothing moves."""
         self.address = address
         self.timeout = timeout
         self.connections = 0
+        self.moved_at = 0.0
+        """When a request that took long was last seen to move bytes, by the loop's clock."""
         self._node = address
         self._connection: Any = None
+        self._limits: dict[str, int] | None = None
         self._uncount: Callable[[], object] = _nothing
         self._turn = asyncio.Lock()
         self._closed = False
@@ -82,40 +63,59 @@ class Wire:
             if self._connection.is_connected and not _is_stale(self._connection):
                 return
             await self._drop()
-        arguments: dict[str, Any] = dict(parse_url(self._node.url))
-        kind: type[Any] = arguments.pop("connection_class", Connection)
-        connection = kind(
-            **{
-                **arguments,
-                "socket_timeout": None,
-                "socket_connect_timeout": self.timeout,
-                "protocol": 2,
-                "client_name": "ag06",
-            }
-        )
-        try:
-            async with asyncio.timeout(self.timeout):
-                await connection.connect()
-        except (redis.RedisError, OSError, TimeoutError) as error:
-            await connection.disconnect(nowait=True)
-            self._node = self.address
-            raise self.explain(error) from None
-        self._connection = connection
-        self._uncount = _count(connection)
+        connection = await self._connected()
+        self._connection, self._limits = connection, None
+        self._meter = Meter(connection._reader, connection._writer)
+        self._uncount = count(connection)
         self.connections += 1
 
-    async def request(self, commands: Sequence[Command], patience: float | None = None) -> list[Any]:
+    async def _connected(self) -> Any:
+        """Return a new connection that is open."""
+        known = self.address.used.is_set()
+        first = self.timeout if known else min(_HANDSHAKE_SECONDS, self.timeout / 2)
+        shares = (first,) if known else (first, self.timeout - first)
+        for seconds in shares:
+            connection = new_connection(self._node, self.timeout)
+            try:
+                async with asyncio.timeout(seconds):
+                    await connection.connect()
+            except (ClientError, OSError, TimeoutError) as error:
+                await connection.disconnect(nowait=True)
+                failure = await self._failed(error, known=known)
+                if isinstance(failure, ConfigurationError) or not isinstance(error, TimeoutError):
+                    break
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            else:
+                return connection
+        self._node = self.address
+        raise failure from None
+
+    async def _failed(self, error: Exception, *, known: bool) -> AG06Error:
+        """Return what it means that no connection could be made."""
+        if not known and is_cut_short(error) and (wrong := await find_other_protocol(self._node)) is not None:
+            return ConfigurationError(f"{self.address.shown} cannot be used: {wrong}")
+        return for_now(self.address, explain_handshake(error, self.address))
+
+    async def request(
+        self, commands: Sequence[Command], patience: float | None = None, *, most_reply: int | None = None
+    ) -> list[Any]:
         """Send commands at once and return a reply for each; a refused one has an exception in its place.
+
+        `patience`: how many seconds may pass without a byte sent or received, `timeout` unless given; a large request
+        has more, see `carrying_time`. `most_reply`: of a larger reply, in bytes, the rest is not waited for.
 
         Raises `StoreUnavailable` if nothing was sent, `OutcomeUnknown` if the connection was lost after that.
         """
         async with self._turn:
             await self.open()
+            self._meter.allow(most_reply)
             replies = await self._exchange(commands, patience or self.timeout)
             if self._connection is None and _all_moved(commands, replies):
                 await self.open()
                 replies = await self._exchange(commands, patience or self.timeout)
-            if self._connection is not None and any(map(_is_missing, replies)):
+            if self._connection is not None and any(map(is_missing, replies)):
                 replies = await self._with_scripts(commands, replies, patience or self.timeout)
             return replies
 
@@ -153,23 +153,28 @@ class Wire:
     async def _exchange(self, commands: Sequence[Command], patience: float) -> list[Any]:
         connection = self._connection
         replies: list[Any] = []
+        request = b"".join(map(packed, commands))
+        if len(request) > _SMALL_REQUEST:
+            await self._check_sizes(commands)
+        patience += carrying_time(len(request))
+        limit = Patience(self._meter, patience)
         try:
-            async with asyncio.timeout(patience):
-                await connection.send_packed_command(b"".join(map(_packed, commands)))
+            async with limit:
+                await connection.send_packed_command(request)
                 for _ in commands:
                     try:
                         replies.append(await connection.read_response())
-                    except redis.ResponseError as error:
+                    except ErrorReply as error:
                         replies.append(error)
-        except (redis.exceptions.BusyLoadingError, redis.exceptions.AuthenticationError) as error:
+        except ANSWERS as error:
             # An answer, although the client takes it for a broken connection: nothing was done.
             replies += [error] * (len(commands) - len(replies))
         except TimeoutError:
             await self._drop()
             raise OutcomeUnknown(
-                f"{self.address.shown} did not answer within {patience:g} s; the outcome is unknown"
+                f"{self.address.shown} neither took nor sent a byte for {patience:g} s; the outcome is unknown"
             ) from None
-        except (redis.RedisError, OSError) as error:
+        except (ClientError, OSError) as error:
             await self._drop()
             raise OutcomeUnknown(
                 f"the connection to {self.address.shown} was lost before its reply ({error}); the outcome is unknown"
@@ -177,28 +182,48 @@ class Wire:
         except BaseException:
             await self._drop()  # replies left in it would be taken for those of the next request
             raise
+        finally:
+            self.moved_at = limit.moved_at or self.moved_at
         if any(isinstance(reply, Exception) for reply in replies):
             await self._mind(replies)
         elif commands[0][0] == b"EVALSHA":
             self.address.used.set()
         return replies
 
+    async def _check_sizes(self, commands: Sequence[Command]) -> None:
+        """Raise `TooLarge` for what the server would refuse by closing the connection, each time it is repeated."""
+        if self._limits is None:
+            replies = await self._exchange([("CONFIG", "GET", name) for name in _LIMITS], self.timeout)
+            told = [reply and not isinstance(reply, Exception) for reply in replies]
+            self._limits = {
+                name: int(reply[1]) if tells else default
+                for (name, default), reply, tells in zip(_LIMITS.items(), replies, told, strict=True)
+            }
+        for command in commands:
+            sizes = [len(part if type(part) is bytes else str(part).encode()) for part in command]
+            for (name, limit), size in zip(self._limits.items(), (max(sizes), sum(sizes)), strict=True):
+                if size > limit:
+                    raise TooLarge(
+                        f"{self.address.shown} takes at most {limit} bytes at once ({name}), not {size}; publish less "
+                        "at once, or raise that setting; nothing was done"
+                    )
+
     async def _with_scripts(self, commands: Sequence[Command], replies: list[Any], patience: float) -> list[Any]:
         """Load what the server does not know (it was restarted) and send again what was not done for that reason."""
-        missing = {commands[i][1] for i, reply in enumerate(replies) if _is_missing(reply)}
+        missing = {commands[i][1] for i, reply in enumerate(replies) if is_missing(reply)}
         sources = [(b"SCRIPT", b"LOAD", known.source) for known in map(script, NAMES) if known.sha in missing]
-        left = [i for i, reply in enumerate(replies) if _is_missing(reply) or commands[i][0] != b"EVALSHA"]
+        left = [i for i, reply in enumerate(replies) if is_missing(reply) or commands[i][0] != b"EVALSHA"]
         again = await self._exchange([*sources, *(commands[i] for i in left)], patience)
         refusal = next((reply for reply in again[: len(sources)] if isinstance(reply, Exception)), None)
         for i, reply in zip(left, again[len(sources) :], strict=True):
-            replies[i] = refusal if refusal is not None and _is_missing(reply) else reply
+            replies[i] = refusal if refusal is not None and is_missing(reply) else reply
         return replies
 
     async def _mind(self, replies: list[Any]) -> None:
         """Connect anew after replies that say that this server is the wrong one or will not stay."""
-        wrong = next((reply for reply in replies if _is_wrong_server(reply)), None)
+        wrong = next((reply for reply in replies if is_wrong_server(reply)), None)
         if wrong is not None:
-            self._node = _next_node(wrong, self._node, self.address)
+            self._node = next_node(wrong, self._node, self.address)
             await self._drop()
 
     async def _drop(self) -> None:
@@ -222,23 +247,7 @@ class Wire:
 
         A user who is refused is a mistake of configuration at the start, and an outage later on.
         """
-        meaning = explain(error, self.address.shown)
-        if self.address.used.is_set() and isinstance(meaning, ConfigurationError):
-            return StoreUnavailable(f"{meaning}; nothing was done")
-        return meaning
-
-
-def _count(connection: object) -> Callable[[], object]:
-    """Count an open connection; return what to call when it is closed. One that is only dropped is counted off too."""
-    ACTIVE_CONNECTIONS.inc()
-    counted = weakref.finalize(connection, _count_off, os.getpid())
-    counted.atexit = False
-    return counted
-
-
-def _count_off(pid: int) -> None:
-    if pid == os.getpid():  # a child process has counted none of its parent's
-        ACTIVE_CONNECTIONS.dec()
+        return for_now(self.address, explain(error, self.address.shown))
 
 
 def _nothing() -> None:
@@ -251,108 +260,6 @@ def _is_stale(connection: Any) -> bool:
     return reader is not None and (reader.at_eof() or reader.exception() is not None)
 
 
-def _packed(command: Command) -> bytes:
-    """Return a command as RESP arrays of bulk strings: the library's own way takes five times as long."""
-    parts = [b"*%d" % len(command)]
-    for argument in command:
-        data = argument if type(argument) is bytes else str(argument).encode()
-        parts += (b"$%d" % len(data), data)
-    parts.append(b"")
-    return b"\r\n".join(parts)
-
-
-def _is_missing(reply: Any) -> bool:
-    return isinstance(reply, redis.exceptions.NoScriptError)
-
-
-def _is_wrong_server(reply: Any) -> bool:
-    """Whether a reply says to ask another server: the client strips the code from most messages, not from all."""
-    return isinstance(reply, _WRONG_SERVER) or (
-        isinstance(reply, redis.ResponseError) and _WRONG_ROLE.search(str(reply)) is not None
-    )
-
-
 def _all_moved(commands: Sequence[Command], replies: Sequence[Any]) -> bool:
     """Whether nothing was done, because another node has the log. What has no key is done anywhere."""
-    keyed = [reply for command, reply in zip(commands, replies, strict=True) if command[0] not in _KEYLESS]
-    return bool(keyed) and all(isinstance(reply, redis.exceptions.MovedError) for reply in keyed)
-
-
-def _next_node(error: Exception, node: Address, home: Address) -> Address:
-    """Return where to ask after an error: where it points to, or `home`, which may mean another server by now."""
-    if not isinstance(error, redis.exceptions.MovedError):
-        return home
-    known = parse_url(node.url).get("host", "localhost")
-    return home.at(error.host if error.host not in ("", "?") else known, error.port)
-
-
-def explain(error: Exception, shown: str) -> AG06Error:
-    """Return what an error of the client library means, for the server `shown`; nothing was done."""
-    text = str(error)
-    if isinstance(error, (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError)) or any(
-        word in text for word in _FORBIDDEN
-    ):
-        return ConfigurationError(f"{shown} refuses this user: {text}")
-    if isinstance(error, redis.exceptions.BusyLoadingError):
-        return StoreUnavailable(f"{shown} {_REFUSALS['LOADING']}; nothing was done")
-    if isinstance(error, TimeoutError):
-        return StoreUnavailable(f"{shown} did not accept a connection in time; is the server up?")
-    if isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError)):
-        return StoreUnavailable(f"cannot reach {shown}: {text.rstrip('.')}; is the server up?")
-    if "NOGROUP" in text:
-        return GroupLost(f"{shown} does not know the group any more")
-    codes = {type(error).__name__.removesuffix("Error").upper(), *_CODE.findall(text)}
-    for code, meaning in _REFUSALS.items():
-        if code in codes or (code == "OOM" and isinstance(error, redis.exceptions.OutOfMemoryError)):
-            kind = OverMemoryLimit if code == "OOM" else StoreUnavailable
-            return kind(f"{shown} {meaning}; nothing was done")
-    return StoreError(f"{shown} refused: {text}")
-
-
-class BlockingWire:
-    """A connection for a plain thread."""
-
-    def __init__(self, address: Address, timeout: float) -> None:
-        """Speak to `address`; wait `timeout` seconds for each answer."""
-        self._address = address
-        self._timeout = timeout
-        self._uncount: Callable[[], object] | None = None
-        self._connect(address)
-
-    def _connect(self, node: Address) -> None:
-        self._node = node
-        self._client: Any = redis.Redis.from_url(
-            node.url, socket_timeout=self._timeout, socket_connect_timeout=self._timeout, client_name="ag06-leases"
-        )
-
-    def run(self, name: str, *arguments: Any) -> Any:
-        """Run a script that may be repeated; raise `StoreUnavailable` or what an error reply means."""
-        try:
-            try:
-                reply = self._run(script(name), *arguments)
-            except redis.exceptions.MovedError as moved:
-                self._reconnect(moved)
-                reply = self._run(script(name), *arguments)
-        except (redis.RedisError, OSError) as error:
-            self._reconnect(error)
-            raise explain(error, self._address.shown) from None
-        if self._uncount is None:
-            self._uncount = _count(self._client)
-        return reply
-
-    def _run(self, what: Script, *arguments: Any) -> Any:
-        try:
-            return self._client.execute_command("EVALSHA", what.sha, 1, self._address.prefix, *arguments)
-        except redis.exceptions.NoScriptError:
-            return self._client.execute_command("EVAL", what.source, 1, self._address.prefix, *arguments)
-
-    def _reconnect(self, error: Exception) -> None:
-        self.close()
-        self._connect(_next_node(error, self._node, self._address))
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._uncount is not None:
-            self._uncount()
-            self._uncount = None
-        self._client.close()
+    return are_moved([reply for command, reply in zip(commands, replies, strict=True) if command[0] not in _KEYLESS])
