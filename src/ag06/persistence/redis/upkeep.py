@@ -37,7 +37,7 @@ class Upkeep:
         await self._wire.run("promote")
         times = [_TRIM_SECONDS * 1000, self._retention_ms, *self._by_type_ms.values()]
         turn_ms = min([millis for millis in times if millis > 0])
-        if not await self._wire.run_command("SET", f"{self._prefix}trimming", "1", "NX", "PX", turn_ms):
+        if not await self._take_turn(turn_ms):
             return
         failures: list[AG06Error] = []
         for raw in await self._wire.run_command("HKEYS", f"{self._prefix}added"):
@@ -49,6 +49,15 @@ class Upkeep:
             await self._wire.run("forget", group, event_type, _ABSENT_MS)
         if failures:
             raise failures[0]
+
+    async def _take_turn(self, turn_ms: int) -> bool:
+        """Return whether nobody trimmed for `turn_ms`; a turn that lasts longer was taken by a clock that was ahead."""
+        key = f"{self._prefix}trimming"
+        if await self._wire.run_command("SET", key, "1", "NX", "PX", turn_ms):
+            return True
+        if await self._wire.run_command("PTTL", key) > turn_ms:
+            await self._wire.run_command("PEXPIRE", key, turn_ms)
+        return False
 
     async def settled(self, before_ms: int, types: Sequence[str] | None) -> list[Cut]:
         """Return up to where every group is done with each stream, where it has events before that; see the port."""
