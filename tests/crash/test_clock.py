@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-import struct
 from pathlib import Path
 
 import pytest
 
 from crash.life import Life
-from crash.preload import library
+from crash.preload import Clock
 from crash.results import cycles, toll
 from servers import ValkeyServer
 
 FAULT = "clock jump"
 HOUR = 3600.0
-
-
-class Clock:
-    """The clock of the processes that are started with `environment`."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.set(0.0)
-        self.environment = {"LD_PRELOAD": str(library("clock")), "AG06_CLOCK": str(path)}
-
-    def set(self, ahead: float) -> None:
-        """Set it so many seconds ahead of the true time, or behind it."""
-        with self._path.open("r+b" if self._path.exists() else "wb") as file:
-            file.write(struct.pack("q", int(ahead * 1e6)))
 
 
 @pytest.mark.timeout(14_400)

@@ -205,5 +205,7 @@ async def test_a_clock_that_was_ahead_of_its_time_puts_no_housekeeping_off(opene
     clock.now += 3600
     await _maintain(log, clock)
     assert _rows(log, "SELECT count(*) FROM identities") == [(0,)]
+    assert not await log.lead("archive", "alive", 30), "the dead one's lead begins when it is found"
+    clock.now += 30
     assert await log.lead("archive", "alive", 30)
     assert not await log.lead("archive", "another", 30)

@@ -96,6 +96,31 @@ BUGS = {
         "[i for i, (expires, _) in self.identities.items() if expires <= now_ms]",
         "[]",
     ),
+    "identities-of-a-clock-that-was-ahead-last": Bug(
+        "ag06.persistence.memory.state",
+        "for identity, (expires, event_id, window_ms) in list(self.identities.items()):",
+        "for identity, (expires, event_id, window_ms) in []:",
+    ),
+    "retries-of-a-clock-that-was-ahead-wait": Bug(
+        "ag06.persistence.memory.state",
+        "(min(due_ms, now_ms + self.pending[position].lasts_ms), position)",
+        "(due_ms, position)",
+    ),
+    "delays-of-a-clock-that-was-ahead-wait": Bug(
+        "ag06.persistence.memory.state",
+        "(min(due_ms, record.due_by(now_ms)), n, record)",
+        "(due_ms, n, record)",
+    ),
+    "leases-of-a-clock-that-was-ahead-last": Bug(
+        "ag06.persistence.memory.state",
+        "pending.until_ms = min(pending.until_ms, now_ms + pending.lasts_ms)",
+        "pass",
+    ),
+    "delays-by-the-clock-of-a-publisher-that-is-ahead": Bug(
+        "ag06.persistence.log",
+        "return min(self.due_ms, now_ms + self.delay_ms) if self.delay_ms else self.due_ms",
+        "return self.due_ms",
+    ),
     "commit-not-repeated": Bug(
         "ag06.runtime.committer",
         """                self._outage.failed(error)

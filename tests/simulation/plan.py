@@ -35,6 +35,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         disks: how often the disk of the journals is full.
         sync: longest time that a write to that disk takes.
         moves: how often a knob of a worker moves, of any step, to anywhere.
+        ahead: how often a wall clock is a day ahead for some seconds. Not where orders are published twice: their
+            identities are forgotten then.
     """
 
     seed: int
@@ -69,6 +71,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     disks: int
     sync: float
     moves: int
+    ahead: int
 
 
 def plan_of(seed: int) -> Plan:
@@ -82,7 +85,7 @@ def plan_of(seed: int) -> Plan:
         return rng.randint(1, most) if rng.random() < 0.5 else 0
 
     window = rng.choice([300.0, 300.0, 1.0, 0.0])
-    return Plan(
+    plan = Plan(
         seed=seed,
         workers=rng.randint(1, 3),
         publishers=rng.randint(1, 3),
@@ -115,4 +118,6 @@ def plan_of(seed: int) -> Plan:
         disks=count(2),
         sync=rng.choice([0.01, 0.01, 0.5]),
         moves=rng.choice([0, 5, 100]),
+        ahead=0,
     )
+    return plan if plan.twice else msgspec.structs.replace(plan, ahead=count(3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import random
 import sys
@@ -23,8 +24,9 @@ from ag06.ids import IdSource
 from ag06.monitoring.traceparent import new_span_id
 from ag06.monitoring.tracing import TRACING
 from ag06.persistence import admission, event_store
+from ag06.persistence.admission import Admission
 from ag06.persistence.journal.log import JournaledLog
-from ag06.persistence.log import EventLog, LogOptions
+from ag06.persistence.log import Acknowledge, Appended, EventLog, LogOptions, Postpone, StepSpec
 from ag06.runtime import monitor as ag06_monitor
 from ag06.runtime import worker as ag06_worker
 
@@ -41,6 +43,8 @@ from .watch import PromiseBroken
 
 EPOCH = 1_800_000_000.0
 _MOST_CALLBACKS = 2_000_000
+_DAY = 86_400.0
+_WINDOW = 300.0
 _REST = 300.0
 """Seconds of virtual time within which everything must come to rest once faults are over."""
 
@@ -226,6 +230,7 @@ class Simulation:
             (plan.jumps, self._jump),
             (plan.disks if plan.journal else 0, self._fill_disk),
             (plan.moves, self._move),
+            (plan.ahead, self._be_ahead),
         ]
         faults = [(rng.uniform(0.0, plan.seconds), fault) for count, fault in kinds for _ in range(count)]
         return sorted(faults, key=lambda fault: fault[0])
@@ -255,9 +260,21 @@ class Simulation:
     def _jump(self) -> None:
         process = self.store_process if self.rng.random() < 0.5 else self._somebody()
         seconds = self.rng.choice([-30.0, -3.0, -0.5, 0.5, 3.0, 30.0])
+        self._set_clock(process, seconds)
+
+    def _be_ahead(self) -> None:
+        process = self.store_process if self.rng.random() < 0.5 else self._somebody()
+        self._set_clock(process, _DAY)
+        back = self.rng.uniform(0.2, 5.0)
+        self.loop.call_later(back, self._set_clock, process, -_DAY, context=contextvars.Context())
+
+    def _set_clock(self, process: Process, seconds: float) -> None:
         self.fault("clock", process.name, seconds)
-        self.store.watch.latest_ms = max(self.store.watch.latest_ms, self.store.now_ms())
+        watch = self.store.watch
+        watch.latest_ms = max(watch.latest_ms, self.store.now_ms())
         process.skew += seconds
+        if process is self.store_process and seconds < 0:
+            watch.set_back(self.store.now_ms(), self.plan.visibility * 1000)
 
     def _move(self) -> None:
         process = self._somebody()
@@ -300,6 +317,7 @@ class Simulation:
         await self._rest()
         await self._end(tending)
         self._account().check()
+        await self._check_clock_set_back()
         await self._check_growth()
 
     def _shares(self) -> list[list[Said]]:
@@ -368,6 +386,33 @@ class Simulation:
     def _account(self) -> Account:
         self.store.watch.look()
         return Account(self.plan, self.store.watch, self.world, self.said, were_paused=bool(self.plan.pauses))
+
+    async def _check_clock_set_back(self) -> None:
+        """Set the store's clock back under an identity, a retry and a delayed event: none lasts longer than it may."""
+        log, clock = self.store.log, self.store_process
+        admit = Admission(_WINDOW, clock=lambda: self.clock_of(clock)).admit
+        await log.register("probe", [StepSpec("probe.step", "probe")])
+        subscription = log.subscribe("probe.step", "probe", 2 * _WINDOW)
+        for ahead in (_DAY, _WINDOW / 3):
+            clock.skew += ahead
+            equal = [admit("probe", "simulation", ahead) for _ in range(3)]
+            fates = await log.append([*equal[:1], admit("probe", "simulation", "later", delay=_WINDOW)])
+            (held,) = await subscription.fetch(10, 0.0)
+            await subscription.commit([Postpone(held, int(_WINDOW * 1000), 1, 1)])
+            clock.skew -= ahead
+            await log.maintain()
+            early = await subscription.fetch(10, 0.0)
+            clock.skew += _WINDOW + 1
+            due = await subscription.fetch(10, 0.0)
+            fates += await log.append(equal[1:])
+            due += await subscription.fetch(10, 0.0)
+            await subscription.commit([Acknowledge(tuple(due))])
+            wanted = [Appended.STORED] * 3 + [Appended.DUPLICATE]
+            if fates != wanted or early or len(due) != 3:
+                raise PromiseBroken(
+                    f"a clock that was {ahead:.0f} s ahead: {fates}, {len(early)} early, {len(due)} due"
+                )
+        await log.remove_group("probe.step")
 
     async def _check_growth(self) -> None:
         """Let the retention go by: nothing may be left of what all steps settled."""

@@ -183,7 +183,7 @@ class FaultyLog(_Way):
         self, records: Sequence[Record], *, durability: Durability | None = None, max_backlog: int = 0
     ) -> list[Appended]:
         async def work() -> list[Appended]:
-            self.store.watch.records(records)
+            self.store.watch.records(records, self.store.now_ms())
             outcomes = await self.store.log.append(records, max_backlog=max_backlog)
             self.store.watch.look()
             return outcomes
@@ -283,7 +283,7 @@ class FaultySubscription(_Way):
     async def commit(self, settlements: Sequence[Settlement]) -> list[bool]:
         async def work() -> list[bool]:
             for settlement in settlements:
-                self.store.watch.records(getattr(settlement, "outputs", ()))
+                self.store.watch.records(getattr(settlement, "outputs", ()), self.store.now_ms())
             kept = await self._inner.commit(settlements)
             self.store.watch.committed(self._group, self._worker, settlements, kept, self.store.now_ms())
             return kept

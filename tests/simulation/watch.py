@@ -54,6 +54,7 @@ class Open(msgspec.Struct):
     absolved: int = 0
     """How often a worker that lost it came back: each may have taken a death back, at the price of an attempt."""
     due_ms: float = 0.0
+    waits_ms: int = 0
     lease: Lease | None = None
 
 
@@ -80,9 +81,10 @@ class Watch:
         self.dead: dict[Key, Bury] = {}
         self.lost: Counter[Key] = Counter()
         """How often a delivery was taken from a worker that neither settled nor released it."""
-        self.due: dict[str, int] = {}
+        self.due: dict[str, tuple[int, int]] = {}
+        """When an event is due, and its delay: 0 for a given time; both in milliseconds."""
         self.latest_ms = 0
-        """The highest time that the store's clock has shown."""
+        """The highest time that the store's clock has shown since it was set back."""
         self._last = -1
         self._turns: dict[tuple[str, str, str], tuple[int, int]] = {}
         self._running: dict[tuple[str, str, str], str] = {}
@@ -109,7 +111,7 @@ class Watch:
         cause = causation_of(entry.stored.body)
         if cause.causation_id is not None and self.settled.get((cause.source, cause.causation_id)) != "acknowledged":
             raise PromiseBroken(f"an output of {cause} is in the log, and its parent is not acknowledged")
-        if entry.stored.recorded_ms < self.due.get(entry.id, 0):
+        if entry.stored.recorded_ms < self.due.get(entry.id, (0, 0))[0]:
             raise PromiseBroken(f"event {entry.id} was appended before it was due")
         stored = entry.stored
         self.log[entry.id] = Entry(
@@ -119,10 +121,26 @@ class Watch:
         if entry.subject is not None:
             self._tails[entry.type, entry.subject] = stored.position
 
-    def records(self, records: Iterable[Record]) -> None:
+    def records(self, records: Iterable[Record], now_ms: int) -> None:
         """Take note of when records are due, before they are stored."""
         for record in records:
-            self.due[record.id] = min(record.due_ms, self.due.get(record.id, record.due_ms))
+            due = record.due_by(now_ms), record.delay_ms
+            self.due[record.id] = min(due, self.due.get(record.id, due))
+
+    def set_back(self, now_ms: int, visibility_ms: float) -> None:
+        """The store's clock shows `now_ms` and was ahead: what it has begun meanwhile begins now."""
+        self.due = {
+            event_id: (min(due_ms, now_ms + delay_ms) if delay_ms else due_ms, delay_ms)
+            for event_id, (due_ms, delay_ms) in self.due.items()
+        }
+        for known in self.open.values():
+            # What had ended by the clock that was ahead has ended.
+            is_over = known.due_ms <= self.latest_ms
+            known.due_ms = 0.0 if is_over else min(known.due_ms, now_ms + known.waits_ms)
+            if known.lease is not None:
+                until_ms = known.lease.until_ms
+                known.lease.until_ms = 0.0 if until_ms <= self.latest_ms else min(until_ms, now_ms + visibility_ms)
+        self.latest_ms = now_ms
 
     # Leases
 
@@ -248,7 +266,7 @@ class Watch:
             raise PromiseBroken(f"{key}: {worker} settled it, but holds it no more: {settlement}")
         if isinstance(settlement, Postpone):
             known.attempts, known.first_failed_ms = settlement.attempts, settlement.first_failed_ms
-            known.due_ms = now_ms + settlement.delay_ms
+            known.due_ms, known.waits_ms = now_ms + settlement.delay_ms, settlement.delay_ms
             known.lease = None
             return
         del self.open[key]

@@ -109,6 +109,7 @@ class Admission:
             window_ms=window_ms,
             content=content,
             due_ms=0 if delay is None and at is None else self._due(delay, at),
+            delay_ms=0 if delay is None else math.ceil(delay * 1000),
         )
 
     def output(
@@ -141,6 +142,7 @@ class Admission:
             subject=subject,
             body=_body(id, event_type, source, encoded, moment, level, subject, correlation, parent.id, traceparent),
             due_ms=0 if delay is None and at is None else self._due(delay, at),
+            delay_ms=0 if delay is None else math.ceil(delay * 1000),
         )
 
     def _now(self) -> dt.datetime:

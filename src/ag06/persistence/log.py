@@ -43,6 +43,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         window_ms: how long the identity is remembered, in milliseconds.
         content: 16 bytes of the content where the publisher chose the id, to tell a repetition from a clash.
         due_ms: when to append it, in milliseconds since the epoch; 0: now.
+        delay_ms: how long before `due_ms` that was asked for, in milliseconds; 0 where a time was given. A store whose
+            clock is behind the publisher's waits no longer than this.
         persisted_ms: when a journal took it, in milliseconds since the epoch; 0: it comes from its publisher. Such a
             record is a repetition if its id is known, a duplicate if its identity was persisted less than `window_ms`
             before or after it, and its id is remembered for 7 days.
@@ -61,6 +63,11 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     due_ms: int = 0
     persisted_ms: int = 0
     doubt: bytes | None = None
+    delay_ms: int = 0
+
+    def due_by(self, now_ms: int) -> int:
+        """Return when to append it by a clock that shows `now_ms`: a delay counts from then at the latest."""
+        return min(self.due_ms, now_ms + self.delay_ms) if self.delay_ms else self.due_ms
 
 
 class Appended(enum.IntEnum):

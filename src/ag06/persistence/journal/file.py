@@ -305,10 +305,15 @@ def _append_one(connection: sqlite3.Connection, record: Record, *, synced: bool)
         same = record.content is None or known[0] is None or known[0] == record.content
         return Appended.REPEATED if same else Appended.CLASH
     if record.identity is not None:
+        # An identity whose window would begin later than it is long was noted by a clock that was ahead.
+        now_ms, window_ms = record.persisted_ms, record.window_ms
         other = connection.execute(
-            "SELECT 1 FROM entries WHERE identity = ? AND expires > ?", (record.identity, record.persisted_ms)
+            "SELECT n, expires FROM entries WHERE identity = ? AND expires > ? AND expires <= ?",
+            (record.identity, now_ms, now_ms + 2 * window_ms),
         ).fetchone()
         if other is not None:
+            if other[1] > now_ms + window_ms:
+                connection.execute("UPDATE entries SET expires = ? WHERE n = ?", (now_ms + window_ms, other[0]))
             return Appended.DUPLICATE
     _insert(connection, record, synced=synced)
     return Appended.STORED

@@ -132,6 +132,7 @@ class MemoryLog:
         began, log = begin(), self._log
         with log.lock:
             now_ms = self._now_ms()
+            log.state.see_clock(now_ms)
             log.state.promote(now_ms)
             outcomes = [log.state.append(record, now_ms, max_backlog) for record in records]
         APPEND.done(began, len(records))
@@ -309,6 +310,7 @@ class MemoryLog:
         options = self._options
         with log.lock:
             now_ms = self._now_ms()
+            log.state.see_clock(now_ms)
             log.state.promote(now_ms)
             log.state.forget(now_ms)
             trimming.trim(log.state, now_ms, options.retention or 0, options.retention_by_type)
@@ -366,13 +368,14 @@ class MemorySubscription:
 
     def _take(self, limit: int) -> list[Delivery]:
         now_ms = self._now_ms()
+        self._log.state.see_clock(now_ms)
         self._log.state.promote(now_ms)
         group = self._group
         group.keep(self._worker, now_ms, now_ms + self._visibility_ms)
         group.expire(now_ms)
         deliveries: list[Delivery] = []
         while len(deliveries) < limit and (pending := group.next_runnable()) is not None:
-            deliveries.append(group.lease(pending, self._worker, self, now_ms + self._visibility_ms))
+            deliveries.append(group.lease(pending, self._worker, self, now_ms, self._visibility_ms))
         return deliveries
 
     def _next_due_ms(self) -> float | None:
@@ -388,6 +391,7 @@ class MemorySubscription:
         began = begin()
         with self._log.lock:
             now_ms = self._now_ms()
+            self._log.state.see_clock(now_ms)
             group = self._group
             kept = [self._log.state.settle(group, settlement, self._worker, now_ms) for settlement in settlements]
         COMMIT.done(began, settled_by(settlements))
@@ -428,10 +432,11 @@ class MemorySubscription:
         """Extend the lease of everything held; see the port."""
         began = begin()
         with self._log.lock:
-            until_ms = self._now_ms() + self._visibility_ms
+            now_ms = self._now_ms()
+            self._log.state.see_clock(now_ms)
             for pending in self._group.pending.values():
                 if pending.worker is not None and pending.holder is self:
-                    pending.until_ms = until_ms
+                    pending.until_ms = now_ms + self._visibility_ms
         RENEW.done(began)
 
     async def close(self) -> None:

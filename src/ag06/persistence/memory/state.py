@@ -27,6 +27,7 @@ from ag06.persistence.log import (
     dispatch_key,
 )
 
+_NOBODY = (0.0, "", 0)
 _JOURNALLED_MS = 3_600_000  # how long it is remembered when a journal took what has an identity
 
 Token = tuple[int, int]
@@ -55,8 +56,9 @@ class Entry:
 class Pending:
     """One event that a group has seen and not settled.
 
-    `worker` is `None` unless it is leased; `holder` is the subscription that has the lease. `behind` is set for a dead
-    letter of a subject: it went behind the event that was the subject's last at that time.
+    `worker` is `None` unless it is leased, until `until_ms`, by the subscription `holder`; `lasts_ms` is how long the
+    lease, or the wait for the next attempt, was when it began. `behind` is set for a dead letter of a subject: it went
+    behind the event that was the subject's last at that time.
     """
 
     entry: Entry
@@ -64,6 +66,7 @@ class Pending:
     holder: object = None
     serial: int = 0
     until_ms: float = 0.0
+    lasts_ms: float = 0.0
     attempts: int = 0
     first_failed_ms: int = 0
     deaths: int = 0
@@ -201,11 +204,26 @@ class Group:
         else:
             self.blocked[before] = position
 
-    def lease(self, pending: Pending, worker: str, holder: object, until_ms: float) -> Delivery:
-        """Hand a pending event to a worker until `until_ms`."""
-        pending.worker, pending.holder, pending.until_ms = worker, holder, until_ms
+    def begin_anew(self, now_ms: int) -> None:
+        """Let waits and leases that last longer than they may begin now: the clock was ahead when they began."""
+        self.delayed = [
+            (min(due_ms, now_ms + self.pending[position].lasts_ms), position)
+            for due_ms, position in self.delayed
+            if position in self.pending
+        ]
+        heapq.heapify(self.delayed)
+        self.first_expiry_ms = float("inf")
+        for pending in self.pending.values():
+            if pending.worker is not None:
+                pending.until_ms = min(pending.until_ms, now_ms + pending.lasts_ms)
+                self.first_expiry_ms = min(self.first_expiry_ms, pending.until_ms)
+
+    def lease(self, pending: Pending, worker: str, holder: object, now_ms: float, lasts_ms: float) -> Delivery:
+        """Hand a pending event to a worker for `lasts_ms`."""
+        pending.worker, pending.holder = worker, holder
+        pending.until_ms, pending.lasts_ms = now_ms + lasts_ms, lasts_ms
         pending.serial = next(self.serials)
-        self.first_expiry_ms = min(self.first_expiry_ms, until_ms)
+        self.first_expiry_ms = min(self.first_expiry_ms, pending.until_ms)
         entry = pending.entry
         return Delivery(
             token=(entry.stored.position, pending.serial),
@@ -246,7 +264,8 @@ class State:
         self.entries: dict[int, Entry] = {}
         """By position, in order."""
         self.contents: dict[str, bytes | None] = {}
-        self.identities: dict[bytes, tuple[float, str]] = {}
+        self.identities: dict[bytes, tuple[float, str, int]] = {}
+        """When each one's window ends, whose it is, and how long the window is."""
         self.journalled: dict[bytes, int] = {}
         self.last: dict[tuple[str, str], int] = {}
         self.groups: dict[str, Group] = {}
@@ -255,10 +274,30 @@ class State:
         self.buried = 0
         self.duplicates = 0
         self.position = 0
+        self.latest_ms = 0
         self.archives: dict[str, None] = {}
         self.leaders: dict[str, tuple[str, float]] = {}
         self.notes: dict[str, bytes] = {}
         self.serials = count()
+
+    # Time
+
+    def see_clock(self, now_ms: int) -> None:
+        """Take note of the time before anything is done at it; let what a clock that was ahead began begin now."""
+        if now_ms < self.latest_ms:
+            self._begin_anew(now_ms)
+        self.latest_ms = now_ms
+
+    def _begin_anew(self, now_ms: int) -> None:
+        for group in self.groups.values():
+            group.begin_anew(now_ms)
+        self.scheduled = [(min(due_ms, record.due_by(now_ms)), n, record) for due_ms, n, record in self.scheduled]
+        heapq.heapify(self.scheduled)
+        for identity, (expires, event_id, window_ms) in list(self.identities.items()):
+            if expires > now_ms + 2 * window_ms:  # all of its window is ahead
+                del self.identities[identity]
+            elif expires > now_ms + window_ms:
+                self.identities[identity] = (now_ms + window_ms, event_id, window_ms)
 
     # Append
 
@@ -277,14 +316,14 @@ class State:
             self._take_identity(record.identity, record, now_ms)
         self.contents[record.id] = record.content
         if record.due_ms > now_ms:
-            heapq.heappush(self.scheduled, (record.due_ms, len(self.contents), record))
+            heapq.heappush(self.scheduled, (record.due_by(now_ms), len(self.contents), record))
         else:
             self.store(record, now_ms)
         return Appended.STORED
 
     def _holder(self, record: Record, now_ms: int) -> Appended | None:
         """Return the outcome if another record has this one's identity: by the time it was persisted."""
-        expires, known_id = self.identities.get(record.identity or b"", (0.0, ""))
+        expires, known_id, _ = self.identities.get(record.identity or b"", _NOBODY)
         if not record.persisted_ms:
             within = expires > now_ms
         else:
@@ -295,9 +334,9 @@ class State:
         return Appended.REPEATED if known_id == record.id else Appended.DUPLICATE
 
     def _take_identity(self, identity: bytes, record: Record, now_ms: int) -> None:
-        expires = (record.persisted_ms or now_ms) + record.window_ms
-        if expires > self.identities.get(identity, (0.0, ""))[0]:
-            self.identities[identity] = (expires, record.id)
+        expires = min(record.persisted_ms or now_ms, now_ms) + record.window_ms
+        if expires > self.identities.get(identity, _NOBODY)[0]:
+            self.identities[identity] = (expires, record.id, record.window_ms)
         if record.persisted_ms:
             self.journalled[identity] = max(record.persisted_ms, self.journalled.get(identity, 0))
 
@@ -386,6 +425,7 @@ class State:
         pending.attempts, pending.first_failed_ms = settlement.attempts, settlement.first_failed_ms
         pending.started = pending.lapsed = False
         pending.worker = None
+        pending.lasts_ms = settlement.delay_ms
         heapq.heappush(group.delayed, (now_ms + settlement.delay_ms, position))
         return True
 
@@ -423,15 +463,21 @@ class State:
 
     def forget(self, now_ms: int) -> None:
         """Drop identities whose window ended."""
-        for identity in [i for i, (expires, _) in self.identities.items() if expires <= now_ms]:
+        for identity in [i for i, (expires, _, _) in self.identities.items() if expires <= now_ms]:
             del self.identities[identity]
-        for identity in [i for i, persisted in self.journalled.items() if persisted <= now_ms - _JOURNALLED_MS]:
+        for identity in [i for i, persisted in self.journalled.items() if abs(now_ms - persisted) >= _JOURNALLED_MS]:
             del self.journalled[identity]
 
     def lead(self, role: str, holder: str, now_ms: int, duration_ms: float) -> bool:
-        """Let `holder` have a role until `duration_ms` from now, if it is free or its own."""
+        """Let `holder` have a role until `duration_ms` from now, if it is free or its own.
+
+        All holders of a role lead for as long. A lead that ends later was taken by a clock that was ahead: it begins
+        now.
+        """
         leader, until_ms = self.leaders.get(role, (holder, 0.0))
         if leader != holder and until_ms > now_ms:
+            if duration_ms:
+                self.leaders[role] = (leader, min(until_ms, now_ms + duration_ms))
             return False
         self.leaders[role] = (holder, now_ms + duration_ms)
         return True

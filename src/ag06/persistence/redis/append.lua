@@ -19,6 +19,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ms, n = string.match(redis.call('GET', P .. 'clock') or '0-0', '^(%d+)%-(%d+)')
 ms, n = tonumber(ms), tonumber(n)
+local is_behind = ms > now -- the clock was set back
 if now > ms then
   ms, n = now, -1
 end
@@ -35,6 +36,21 @@ local function room_in(event_type, max_backlog)
   return max_backlog - (total - slowest)
 end
 
+-- What `reclaim` of counts.lua does.
+local function reclaim(identity_key, id, window)
+  if redis.call('GET', identity_key) == id then
+    return false
+  end
+  local left = redis.call('PTTL', identity_key)
+  if left > 2 * window then
+    redis.call('SET', identity_key, id, 'PX', window)
+    return true
+  elseif left > window then
+    redis.call('PEXPIRE', identity_key, window)
+  end
+  return false
+end
+
 local at = 4
 while at < #ARGV do
   local event_type, window, max_backlog = ARGV[at], ARGV[at + 2], tonumber(ARGV[at + 3])
@@ -44,7 +60,8 @@ while at < #ARGV do
   for i = at + 5, last, 3 do
     local id, identity_key = ARGV[i + 1], P .. 'd:' .. ARGV[i + 2]
     local outcome = STORED
-    if not redis.call('SET', identity_key, id, 'NX', 'PX', window) then
+    local is_free = redis.call('SET', identity_key, id, 'NX', 'PX', window)
+    if not (is_free or (is_behind and reclaim(identity_key, id, tonumber(window)))) then
       outcome = REPEATED
       if redis.call('GET', identity_key) ~= id then
         outcome = DUPLICATE

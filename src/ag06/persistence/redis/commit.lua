@@ -51,6 +51,7 @@ local function postpone(held_token, delay, attempts, first_ms)
     make_ready(token)
   else
     redis.call('ZADD', LATER, now + delay, token)
+    redis.call('ZADD', SINCE, now, token)
     if delay < 1500 then
       woken = woken + 1 -- who waits for news must wait for less long now
     end

@@ -30,6 +30,22 @@ local function is_full(event_type, max_backlog)
   return room[event_type] + (added[event_type] or 0) >= max_backlog
 end
 
+-- Take an identity that another id has, if its window was begun by a clock that was ahead and would begin later than it
+-- is long; a window that is not so far ahead begins now. Only while the clock is behind: else the other one's is longer.
+local function reclaim(identity_key, id, window)
+  if not is_behind() or redis.call('GET', identity_key) == id then
+    return false
+  end
+  local left = redis.call('PTTL', identity_key)
+  if left > 2 * window then
+    redis.call('SET', identity_key, id, 'PX', window)
+    return true
+  elseif left > window then
+    redis.call('PEXPIRE', identity_key, window)
+  end
+  return false
+end
+
 -- The outcome for an identity that is remembered already: under this id, or under another one.
 local function remembered(identity_key, id)
   if redis.call('GET', identity_key) == id then

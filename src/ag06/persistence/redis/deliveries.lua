@@ -14,6 +14,7 @@ local MOST_ARGUMENTS = 1000 -- of one command: Lua's stack bounds what `unpack` 
 local READY, LATER, BLOCKED = P .. 'ready:' .. group, P .. 'later:' .. group, P .. 'blocked:' .. group
 local NOTES, AGAIN, LEASES = P .. 'notes:' .. group, P .. 'again:' .. group, P .. 'leases:' .. group
 local WAKE = P .. 'wake:' .. group
+local SINCE = P .. 'since:' .. group -- when what waits in `later` began to wait
 local STREAMS = { '0', '1', '2', '3', 'x' }
 
 local woken = 0

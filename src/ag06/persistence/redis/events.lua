@@ -1,6 +1,7 @@
 -- How an event enters the log. A record is an array:
 -- type, level, subject, body, id, identity, window in ms, content, due in ms, max_backlog, where the time is in body, when a
--- journal took it in ms (0: none did), and the receipt of an earlier try whose fate is unknown: its name, number, place in it.
+-- journal took it in ms (0: none did), the receipt of an earlier try whose fate is unknown: its name, number, place in it,
+-- and how long before its due time that was asked for in ms (0: a time was given).
 local CHOSEN_ID_MS = '604800000' -- how long an id that its publisher chose is remembered
 local MADE_BEFORE_MS, MADE_WITHIN_MS = 5, 200 -- how far the clock of a publisher may be off, how long its call may take
 local MADE_MOST = 200 -- events of one level looked at: this must not hold the server up
@@ -30,9 +31,13 @@ local function wake_all(event_type)
   end
 end
 
-local function schedule(id, event_type, level, subject, body, due)
+local function schedule(id, event_type, level, subject, body, due, is_delay)
   local member = string.format('%016.0f', redis.call('INCR', P .. 'scheduled:n'))
   redis.call('ZADD', P .. 'scheduled', due, member)
+  if is_delay then
+    redis.call('ZADD', P .. 'scheduled:since', now, member)
+  end
+  note_time()
   redis.call('HSET', P .. 'scheduled:events', member, cmsgpack.pack({ event_type, level, subject or false, body, id }))
   redis.call('HSET', P .. 'scheduled:ids', id, member)
   redis.call('HSETNX', P .. 'added', event_type, '0')
@@ -120,7 +125,7 @@ local function judge_journalled(record)
   if not other or tonumber(other) < persisted then
     redis.call('SET', P .. 'j:' .. record[6], string.format('%.0f', persisted), 'PX', JOURNALLED_MS)
   end
-  local left = persisted + window - now
+  local left = math.min(persisted, now) + window - now
   if record[13] then
     left = math.max(left, LATE_MS)
   end
@@ -134,7 +139,8 @@ local function take_identity(record)
     return judge_journalled(record)
   end
   local identity_key = P .. 'd:' .. record[6]
-  if not redis.call('SET', identity_key, record[5], 'NX', 'PX', record[7]) then
+  local is_free = redis.call('SET', identity_key, record[5], 'NX', 'PX', record[7])
+  if not is_free and not reclaim(identity_key, record[5], record[7]) then
     return remembered(identity_key, record[5])
   end
 end
@@ -179,7 +185,9 @@ local function admit(record)
     redis.call('SET', id_key, content or '', 'PX', (content or journalled) and CHOSEN_ID_MS or OUTPUT_ID_MS)
   end
   if record[9] > now then
-    schedule(id, record[1], record[2], record[3], record[4], record[9])
+    local is_delay = record[16] > 0
+    local due = is_delay and math.min(record[9], now + record[16]) or record[9]
+    schedule(id, record[1], record[2], record[3], record[4], due, is_delay)
   else
     add(record[1], record[2], record[3], record[4])
   end

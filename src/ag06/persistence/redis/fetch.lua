@@ -50,6 +50,7 @@ local function earlier(a, b)
 end
 
 local function end_waits()
+  begin_anew(LATER, SINCE)
   local due = redis.call('ZRANGE', LATER, 0, limit, 'WITHSCORES')
   for i = 1, #due, 2 do
     local wait = tonumber(due[i + 1]) - now
@@ -57,6 +58,7 @@ local function end_waits()
       return wait
     end
     redis.call('ZREM', LATER, due[i])
+    redis.call('ZREM', SINCE, due[i])
     redis.call('ZADD', READY, rank(due[i]), due[i])
   end
 end

@@ -1,5 +1,8 @@
 -- Forget workers that were not here for long and hold nothing: a killed one cannot take its leave. ARGV: group, type, ms.
 -- Returns how many were forgotten.
+if redis.call('EXISTS', LATER) == 0 then
+  redis.call('DEL', SINCE) -- what workers of an older release left there
+end
 local holders = {}
 for _, level in ipairs(STREAMS) do
   local known = redis.pcall('XPENDING', stream_of(level), group)

@@ -2,6 +2,9 @@
 local key = P .. 'leader:' .. ARGV[1]
 local holder = redis.call('GET', key)
 if holder and holder ~= ARGV[2] then
+  if ARGV[3] ~= '0' and redis.call('PTTL', key) > tonumber(ARGV[3]) then
+    redis.call('PEXPIRE', key, ARGV[3]) -- all lead for as long: the clock was ahead when this lead was taken
+  end
   return 0
 end
 if ARGV[3] == '0' then

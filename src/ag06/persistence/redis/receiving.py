@@ -23,6 +23,8 @@ from ag06.persistence.redis.wire import Wire
 _logger = logging.getLogger("ag06.persistence.redis")
 _CADENCE = 1.0
 """Seconds between looks at what time alone makes ready: leases that end, events that fall due without a wake-up."""
+_LATEST_END = 0.5
+"""Seconds that a server may end a wait late: 0.1 s with its default `hz`."""
 _SWEEP_MS = 250
 _LARGEST_FETCH = 1_000
 _WITHHELD_MS = 60_000
@@ -121,7 +123,7 @@ class Receiver:
             due, more, found = await self._ask(limit)
             if found or more == 1 or self.closing:
                 return self.hand_out(found, limit)
-            left = min(_left(until), _CADENCE, due if due >= 0 else _CADENCE)
+            left = min(_left(until), due if 0 <= due < _CADENCE + _LATEST_END else _CADENCE)
             if left <= 0:
                 return []
             if more == 2:
@@ -210,8 +212,8 @@ class Receiver:
         streams.append(f"{prefix}wake:{self._group}")
         count = max(1, min(limit // 4, int(self._portion.bytes / 4 / self._event_bytes)))
         command = ("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", count, "BLOCK", max(1, int(wait * 1000)))
-        # A server ends a wait up to 0.1 s late; where that matters it is told to end it.
-        timer = asyncio.get_running_loop().call_later(wait, self._nudge) if wait < _CADENCE else None
+        # Only where nothing is known to fall due does it not matter that a server ends a wait late.
+        timer = asyncio.get_running_loop().call_later(wait, self._nudge) if wait != _CADENCE else None
         try:
             reply = await self._once((*command, "STREAMS", *streams, ">", ">", ">", ">", ">"), wait)
         finally:

@@ -57,7 +57,8 @@ def row(record: Record, max_backlog: int = 0) -> tuple[Any, ...]:
         max_backlog,
         0 if content is None else record.body.rindex(b',"time":"'),
         record.persisted_ms,
-        *(() if record.doubt is None else _unpack_doubt(record.doubt)),
+        *((None, None, None) if record.doubt is None else _unpack_doubt(record.doubt)),
+        record.delay_ms,
     )
 
 

@@ -5,7 +5,7 @@ end
 for _, level in ipairs(LEVELS) do
   redis.pcall('XGROUP', 'DESTROY', stream(event_type, level), group)
 end
-redis.call('DEL', P .. 'x:' .. group, WAKE, READY, LATER, BLOCKED, NOTES, AGAIN, LEASES, P .. 'swept:' .. group)
+redis.call('DEL', P .. 'x:' .. group, WAKE, READY, LATER, SINCE, BLOCKED, NOTES, AGAIN, LEASES, P .. 'swept:' .. group)
 redis.call('HDEL', P .. 'done:' .. event_type, group)
 for _, level in ipairs(LEVELS) do
   redis.call('HDEL', P .. 'floors', group .. ' ' .. level)

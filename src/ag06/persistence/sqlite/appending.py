@@ -9,11 +9,17 @@ import msgspec
 
 from ag06.persistence.admission import says
 from ag06.persistence.log import Appended, Record
+from ag06.persistence.sqlite.clocks import begin_waits_anew
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Record).decode
 
 _LARGEST_PROMOTION = 1000
+
+REACHED = """
+INSERT INTO counters VALUES ('position', ?) ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)
+"""
+"""Note that positions up to this one are taken, though no event is there."""
 
 _TAKE_IDENTITY = """
 INSERT INTO identities VALUES (?1, ?2, ?3) ON CONFLICT (key) DO UPDATE SET id = ?2, expires = ?3 WHERE expires <= ?4
@@ -43,6 +49,7 @@ class Appender:
         (last,) = self._execute(_LAST).fetchone()
         self._position = max(last + 1, now_ms << 20)
         self._now_ms = now_ms
+        self._is_behind = last >> 20 > now_ms
         self._types: dict[str, int] = {}
         self._appended: dict[int, int] = {}
         self._room: dict[int, int | None] = {}
@@ -108,7 +115,7 @@ class Appender:
         return Appended.STORED
 
     def finish(self) -> set[str]:
-        """Write the counters; return the types that have new events."""
+        """Write the counters; return the types that have new events, now or later."""
         for type_id, count in self._appended.items():
             self._execute("UPDATE types SET appended = appended + ? WHERE id = ?", (count, type_id))
         if self._duplicates:
@@ -135,13 +142,29 @@ class Appender:
         persisted_ms, window_ms = record.persisted_ms, record.window_ms
         if not persisted_ms:
             values = (record.identity, record.id, self._now_ms + window_ms, self._now_ms)
-            return self._execute(_TAKE_IDENTITY, values).rowcount > 0
-        expires = persisted_ms + window_ms
+            return self._execute(_TAKE_IDENTITY, values).rowcount > 0 or (self._is_behind and self._reclaim(record))
         row = self._execute("SELECT expires FROM identities WHERE key = ?", (record.identity,)).fetchone()
-        if row is not None and abs(row[0] - expires) < window_ms:
+        if row is not None and abs(row[0] - persisted_ms - window_ms) < window_ms:
             return False
+        expires = min(persisted_ms, self._now_ms) + window_ms
         self._execute(_TAKE_IDENTITY, (record.identity, record.id, expires, expires))
         return True
+
+    def _reclaim(self, record: Record) -> bool:
+        """Take an identity whose window a clock that was ahead began: it begins now, or is over if all of it is ahead.
+
+        Only while the clock is behind the newest event: else it is another publisher's longer window.
+        """
+        (expires,) = self._execute("SELECT expires FROM identities WHERE key = ?", (record.identity,)).fetchone()
+        ends = self._now_ms + record.window_ms
+        if expires <= ends:
+            return False
+        is_over = bool(expires - record.window_ms > ends)
+        self._execute(
+            "UPDATE identities SET expires = ?2, id = CASE WHEN ?3 THEN ?4 ELSE id END WHERE key = ?1",
+            (record.identity, ends, is_over, record.id),
+        )
+        return is_over
 
     def _remembered(self, record: Record) -> bool:
         row = self._execute(
@@ -165,11 +188,16 @@ class Appender:
         return room is not None and self._appended.get(type_id, 0) >= room
 
     def _schedule(self, record: Record) -> Appended:
+        now_ms = self._now_ms
         cursor = self._execute(
-            "INSERT OR IGNORE INTO scheduled (due, id, content, record) VALUES (?, ?, ?, ?)",
-            (record.due_ms, record.id, record.content, _encode(record)),
+            "INSERT OR IGNORE INTO scheduled (due, id, content, record, since) VALUES (?, ?, ?, ?, ?)",
+            (record.due_by(now_ms), record.id, record.content, _encode(record), now_ms if record.delay_ms else None),
         )
-        return Appended.STORED if cursor.rowcount else Appended.REPEATED
+        if not cursor.rowcount:
+            return Appended.REPEATED
+        self._execute(REACHED, (now_ms << 20,))  # what shows later that a clock was ahead
+        self.stored_types.add(record.type)  # whoever waits for these must wait for less long now
+        return Appended.STORED
 
 
 def _is_same(known: _Known, record: Record) -> bool:
@@ -202,7 +230,11 @@ def append_calls(
 
 
 def promote(connection: sqlite3.Connection, now_ms: int) -> set[str]:
-    """Append what was scheduled and is due; return the types that have new events."""
+    """Append what was scheduled and is due; return the types that have new events.
+
+    What a clock that was ahead put off begins to wait now.
+    """
+    begin_waits_anew(connection, now_ms)
     due = connection.execute(
         "SELECT n, record FROM scheduled WHERE due <= ? ORDER BY due, n LIMIT ?", (now_ms, _LARGEST_PROMOTION)
     ).fetchall()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 
-_LONGEST_LEAD_MS = 86_400_000
-"""Nobody leads that far ahead: the clock has gone back, and would keep a leader who may be dead for as long."""
-
 
 def archives(connection: sqlite3.Connection) -> list[str]:
     """Return the URLs of the archives, in the order they were added."""
@@ -24,11 +21,17 @@ def remove_archive(connection: sqlite3.Connection, url: str) -> None:
 
 
 def lead(connection: sqlite3.Connection, role: str, holder: str, now_ms: int, duration_ms: int) -> bool:
-    """Let `holder` have a role until `duration_ms` from now, 0: give it up; return whether it was free or its own."""
+    """Let `holder` have a role until `duration_ms` from now, 0: give it up; return whether it was free or its own.
+
+    All holders of a role lead for as long. A lead that ends later was taken by a clock that was ahead: it begins now.
+    """
+    expires = now_ms + duration_ms
+    if duration_ms:
+        connection.execute("UPDATE leaders SET expires = ?2 WHERE role = ?1 AND expires > ?2", (role, expires))
     cursor = connection.execute(
         "INSERT INTO leaders VALUES (?1, ?2, ?3) ON CONFLICT (role) DO UPDATE SET holder = ?2, expires = ?3 "
-        "WHERE holder = ?2 OR expires <= ?4 OR expires > ?5",
-        (role, holder, now_ms + duration_ms, now_ms, now_ms + _LONGEST_LEAD_MS),
+        "WHERE holder = ?2 OR expires <= ?4",
+        (role, holder, expires, now_ms),
     )
     if not duration_ms:
         # Not left to expire now: that would be later, for a clock that goes back.

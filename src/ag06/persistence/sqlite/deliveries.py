@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 
 from ag06.persistence.log import Delivery
+from ag06.persistence.sqlite.clocks import begin_leases_anew, is_ahead
 
 LEASED, READY, DELAYED, BLOCKED = range(4)
 """States of a delivery. `due` is the dispatch key of a ready one, the time of a delayed one, and the position of the
@@ -38,17 +39,13 @@ _ANYTHING_DUE = """
 SELECT 1 FROM deliveries WHERE grp = ?1 AND state = 1 AND state > 0
 UNION ALL SELECT 1 FROM deliveries WHERE grp = ?1 AND state = 2 AND state > 0 AND due <= ?2
 UNION ALL SELECT 1 FROM scheduled WHERE due <= ?2
-UNION ALL SELECT 1 FROM workers WHERE grp = ?1 AND (expires <= ?2 OR expires > ?3) LIMIT 1
+UNION ALL SELECT 1 FROM workers WHERE grp = ?1 AND expires <= ?2 LIMIT 1
 """
 _NEXT_DUE = """
 SELECT min(at) FROM (
   SELECT min(due) AS at FROM deliveries WHERE grp = ?1 AND state = 2 AND state > 0
   UNION ALL SELECT min(due) FROM scheduled UNION ALL SELECT min(expires) FROM workers WHERE grp = ?1)
 """
-
-_LONGEST_LEASE = 10
-"""How many of its own visibility timeouts a worker thinks possible for the lease of another one, of another release
-perhaps. One that ends later was taken before the clock was set back."""
 
 Token = tuple[int, bool, int, int]
 """Position of the event, whether it has a subject, the number of the worker, and the serial of the lease.
@@ -78,8 +75,9 @@ def load_group(connection: sqlite3.Connection, name: str) -> GroupRow | None:
 
 def has_work(connection: sqlite3.Connection, group: GroupRow, now_ms: int, visibility_ms: int) -> bool:
     """Say, reading only, whether a claim for the group would find anything."""
-    latest_ms = now_ms + _LONGEST_LEASE * visibility_ms
-    if connection.execute(_ANYTHING_DUE, (group.id, now_ms, latest_ms)).fetchone() is not None:
+    if connection.execute(_ANYTHING_DUE, (group.id, now_ms)).fetchone() is not None:
+        return True
+    if is_ahead(connection, group.id, now_ms, visibility_ms):
         return True
     return any(
         connection.execute(
@@ -144,15 +142,9 @@ def next_serial(connection: sqlite3.Connection) -> int:
 
 
 def expire(connection: sqlite3.Connection, group_id: int, now_ms: int, visibility_ms: int) -> None:
-    """Make ready what waited for its time, and what workers held whose leases ended.
-
-    A lease that ends too late ends in `visibility_ms`, unless its worker lives and renews it.
-    """
+    """Make ready what waited for its time, and what workers held whose leases ended."""
+    begin_leases_anew(connection, group_id, now_ms, visibility_ms)
     connection.execute(_FALL_DUE, (group_id, now_ms))
-    connection.execute(
-        "UPDATE workers SET expires = ? WHERE grp = ? AND expires > ?",
-        (now_ms + visibility_ms, group_id, now_ms + _LONGEST_LEASE * visibility_ms),
-    )
     for (worker,) in connection.execute(
         "SELECT id FROM workers WHERE grp = ? AND expires <= ?", (group_id, now_ms)
     ).fetchall():

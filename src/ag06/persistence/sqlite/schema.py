@@ -77,10 +77,20 @@ _FIFTH = """
 CREATE TABLE notes (name TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
 """
 
+# since: when a wait of a given length began, in milliseconds since the epoch; null for a wait up to a given time. One
+# that began later than now was noted by a clock that was ahead: see `clocks.py`. leases: how long each worker holds on.
+_SIXTH = """
+ALTER TABLE deliveries ADD COLUMN since INTEGER;
+CREATE INDEX deliveries_since ON deliveries (since) WHERE state = 2;
+ALTER TABLE scheduled ADD COLUMN since INTEGER;
+CREATE INDEX scheduled_since ON scheduled (since) WHERE since IS NOT NULL;
+CREATE TABLE leases (worker INTEGER PRIMARY KEY, visibility INTEGER NOT NULL) STRICT;
+"""
+
 RESTORED = 1 << 40
 """What lies so far below zero is in no stream: an event that had left the log when its dead letter was retried."""
 
-_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
+_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH)
 VERSION = len(_STEPS)
 """Kept in `user_version`: how many steps a file has taken. An older file takes the others, a newer one is refused."""
 

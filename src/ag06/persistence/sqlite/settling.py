@@ -19,8 +19,8 @@ _UNBLOCK = """
 UPDATE deliveries SET state = 1, due = rank WHERE grp = ? AND state = 3 AND state > 0 AND due = ?
 """
 _POSTPONE = """
-UPDATE deliveries SET state = 2, due = ?1, worker = NULL, suspect = suspect AND attempts >= ?2, attempts = ?2,
-first_failed = ?3, started = 0 WHERE grp = ?4 AND seq = ?5
+UPDATE deliveries SET state = 2, due = ?1, since = ?6, worker = NULL, suspect = suspect AND attempts >= ?2,
+attempts = ?2, first_failed = ?3, started = 0 WHERE grp = ?4 AND seq = ?5
 """
 
 
@@ -74,7 +74,10 @@ class Settling:
         if isinstance(settlement, Postpone):
             due_ms = self._now_ms + settlement.delay_ms
             seq = settlement.delivery.token[0]
-            self._execute(_POSTPONE, (due_ms, settlement.attempts, settlement.first_failed_ms, self._group.id, seq))
+            self._execute(
+                _POSTPONE,
+                (due_ms, settlement.attempts, settlement.first_failed_ms, self._group.id, seq, self._now_ms),
+            )
             self.released = True
             return True
         if isinstance(settlement, Bury):

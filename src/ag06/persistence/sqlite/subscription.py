@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import sqlite3
 import threading
@@ -18,6 +19,7 @@ from ag06.persistence.outage import Outage
 from ag06.persistence.sqlite import deliveries as table
 from ag06.persistence.sqlite.appending import promote
 from ag06.persistence.sqlite.claiming import Claim
+from ag06.persistence.sqlite.clocks import note_visibility
 from ag06.persistence.sqlite.settling import Settling
 from ag06.persistence.sqlite.waiting import Waiter, Waiters
 from ag06.persistence.sqlite.writer import Operation, Writer
@@ -74,11 +76,12 @@ class SqliteSubscription:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
         backoff = 0.05
-        waiter = Waiter(self._type, lambda connection: self._idle(connection) is None)
+        waiter = Waiter(self._type, self._has_news)
         self._waiters.add(waiter)
         try:
             while True:
                 waiter.event.clear()
+                waiter.due_ms = math.inf
                 try:
                     claimed = await self._ask(limit)
                 except StoreUnavailable as error:
@@ -136,12 +139,18 @@ class SqliteSubscription:
     async def _news(self, waiter: Waiter, left: float, due_ms: int | None) -> None:
         """Wait until something happens, something falls due, or no time is left (seconds)."""
         if due_ms is not None:
+            waiter.due_ms = due_ms
             left = min(left, max(0.001, (due_ms - self._now_ms()) / 1000))
         try:
             async with asyncio.timeout(left):
                 await waiter.event.wait()
         except TimeoutError:
             return
+
+    def _has_news(self, connection: sqlite3.Connection, before_ms: float) -> bool:
+        """Return whether a fetch that looks again at `before_ms` must do so earlier; reads only."""
+        idle = self._idle(connection)
+        return idle is None or (idle.due_ms is not None and idle.due_ms < before_ms)
 
     def _idle(self, connection: sqlite3.Connection) -> Claimed | None:
         """Return the answer to a claim if there is nothing to claim; reads only."""
@@ -166,8 +175,11 @@ class SqliteSubscription:
         # same name left behind ends in time.
         table.extend(connection, self._number, self._worker, until_ms)
         table.expire(connection, group.id, now_ms, self._visibility_ms)
-        self._number = table.worker_row(connection, group.id, self._worker, until_ms)
-        claim = Claim(connection, group, self._number, limit)
+        number = table.worker_row(connection, group.id, self._worker, until_ms)
+        if number != self._number:
+            note_visibility(connection, number, self._visibility_ms)
+            self._number = number
+        claim = Claim(connection, group, number, limit)
         deliveries = claim.run()
         return Claimed(deliveries, group.type_name, table.next_due_ms(connection, group.id), claim.more)
 

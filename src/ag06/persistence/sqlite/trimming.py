@@ -6,12 +6,10 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 
 from ag06.persistence.log import Cut
+from ag06.persistence.sqlite.appending import REACHED
 from ag06.persistence.sqlite.deliveries import LEVELS
 
 _SLICE = 2000
-_REACHED = """
-INSERT INTO counters VALUES ('position', ?) ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)
-"""
 
 
 def trim(connection: sqlite3.Connection, now_ms: int, retention: float, by_type: Mapping[str, float]) -> bool:
@@ -55,7 +53,7 @@ def drop(connection: sqlite3.Connection, cut: Cut, most: int, now_ms: int) -> in
     newest = _newest(connection)
     limit = min(cut.below, newest + 1, _first_needed(connection, row[0], cut.level))
     if limit > newest:
-        connection.execute(_REACHED, (newest,))
+        connection.execute(REACHED, (newest,))
     return _trim_stream(connection, row[0] * 4 + cut.level, limit, most, now_ms)
 
 

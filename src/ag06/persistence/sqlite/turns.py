@@ -91,6 +91,9 @@ def forget_trimmed_ids(connection: sqlite3.Connection, now_ms: int, after: str |
     ).fetchone()
     if last is not None:
         connection.execute(
+            "UPDATE trimmed_ids SET trimmed = ?3 WHERE id > ?1 AND id <= ?2 AND trimmed > ?3", (first, last, now_ms)
+        )
+        connection.execute(
             "DELETE FROM trimmed_ids WHERE id > ? AND id <= ? AND trimmed <= ?", (first, last, now_ms - _TRIMMED_ID_MS)
         )
     return last

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import sqlite3
 import threading
@@ -11,16 +12,25 @@ from collections.abc import Callable, Iterable
 
 
 class Waiter:
-    """One fetch that waits. `type` is empty until the fetch has learnt what its group listens to."""
+    """One fetch that waits.
 
-    __slots__ = ("event", "has_news", "loop", "type")
+    `type` is empty until the fetch has learnt what its group listens to. `due_ms` is when it looks again by itself, in
+    milliseconds since the epoch; infinite while it looks.
+    """
 
-    def __init__(self, event_type: str, has_news: Callable[[sqlite3.Connection], bool]) -> None:
-        """Wait in the running loop; `has_news` says, in another thread, whether a fetch would find anything."""
+    __slots__ = ("due_ms", "event", "has_news", "loop", "type")
+
+    def __init__(self, event_type: str, has_news: Callable[[sqlite3.Connection, float], bool]) -> None:
+        """Wait in the running loop.
+
+        `has_news` says, in another thread, whether a fetch finds anything, or something falls due before the time it
+        is given.
+        """
         self.loop = asyncio.get_running_loop()
         self.event = asyncio.Event()
         self.type = event_type
         self.has_news = has_news
+        self.due_ms = math.inf
 
     def wake(self) -> None:
         """Let it look again; safe from any thread."""
@@ -68,7 +78,7 @@ class Waiters:
         with self._lock:
             mine = [waiter for waiter in self._waiting.values() if waiter.loop is loop]
         for waiter in mine:
-            if waiter.has_news(connection):
+            if waiter.has_news(connection, waiter.due_ms):
                 waiter.wake()
 
 
