@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 
 from ag06.errors import ConfigurationError
-from ag06.persistence.journal.file import Entry, JournalFile
+from ag06.persistence.journal.entries import Entry
+from ag06.persistence.journal.file import JournalFile
 from ag06.persistence.journal.late import Candidate, candidate, find_late
 from ag06.persistence.log import Appended, EventLog, Record
 from ag06.persistence.published import count

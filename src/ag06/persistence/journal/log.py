@@ -19,6 +19,8 @@ from ag06.persistence.journal.draining import Draining
 from ag06.persistence.journal.file import JournalFile
 from ag06.persistence.journal.orphans import adopt
 from ag06.persistence.journal.passing import PassingLog
+from ag06.persistence.journal.place import JournalMoved
+from ag06.persistence.journal.rescue import Rescue
 from ag06.persistence.journal.state import JournalState
 from ag06.persistence.journal.waiting import WaitingRoom
 from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Record, StepSpec
@@ -79,13 +81,14 @@ class JournaledLog(PassingLog):
         self._gate: asyncio.Event | None = None
         self._file: JournalFile | None = None
         self._making: asyncio.Task[JournalFile] | None = None
+        self._rescue = Rescue(claims)
         self._disk_failed = float("-inf")
         self._disk_problem = ""
         self._writing = 0
         self._written = asyncio.Event()
         self._room = WaitingRoom()
         self._orphans: deque[JournalFile] = deque()  # and our own ones that are drained, to be closed
-        self._looked = float("-inf")
+        self._looked = self._looked_after = float("-inf")
         self._steps: dict[str, Sequence[StepSpec]] = {}
         self._recovery: asyncio.Task[None] | None = None
         self._problem: str | None = None
@@ -133,7 +136,8 @@ class JournaledLog(PassingLog):
         while self._writing:
             await self._all_written()
         self._room.end(StoreUnavailable("the log was closed while the store was away; the event is not durable"))
-        for file in [*self._orphans, *([] if self._file is None else [self._file])]:
+        await self._look_after_files()
+        for file in self._files():
             if left := await file.close():
                 _logger.warning(
                     "%d events stay in the journal %s; the next process that opens this store hands them on",
@@ -147,7 +151,7 @@ class JournaledLog(PassingLog):
 
     def abandon(self) -> None:
         """Let go; see the port."""
-        for file in [*self._orphans, *([] if self._file is None else [self._file])]:
+        for file in self._files():
             file.abandon()
         self._depth.show(0, None, self._clock() * 1000)
         self._inner.abandon()
@@ -225,7 +229,7 @@ class JournaledLog(PassingLog):
 
     def journal_state(self) -> JournalState:
         """Return how the journal stands; asks nobody."""
-        files = [*self._orphans, *([] if self._file is None else [self._file])]
+        files = self._files()
         oldest = [file.oldest_ms for file in files if file.oldest_ms is not None]
         waiting = self._room.first()
         if waiting is not None:
@@ -271,7 +275,7 @@ class JournaledLog(PassingLog):
         if not self._room.events and time.monotonic() - self._disk_failed >= _DISK_SECONDS:
             self._writing += 1
             try:
-                return await (await self._journal()).append(records, synced=synced)
+                return await self._write(records, synced)
             except (StoreError, OSError) as error:
                 self._disk_failed, self._disk_problem = time.monotonic(), str(error)
                 _logger.warning("publishers wait, for no disk takes their events (%s); %s", error, _ADVICE)
@@ -280,6 +284,30 @@ class JournaledLog(PassingLog):
                 self._written.set()
         self._begin_recovery()
         return await self._room.wait(records, self._disk_problem, synced=synced)
+
+    async def _write(self, records: Sequence[Record], synced: bool) -> list[Appended]:
+        """Write to the journal, wherever it has to be for that."""
+        file = await self._journal()
+        try:
+            return await file.append(records, synced=synced)
+        except JournalMoved:
+            await self._rescue.save(file)
+            return await file.append(records, synced=synced)
+
+    async def _look_after_files(self) -> None:
+        """Save journals whose files were moved away, though nobody publishes at the moment."""
+        now = time.monotonic()
+        if now - self._looked_after < PROBE_SECONDS and not self._closed:
+            return
+        self._looked_after = now
+        for file in self._files():
+            try:
+                await self._rescue.save(file)
+            except StoreError as error:
+                self._disk_problem = str(error)
+
+    def _files(self) -> list[JournalFile]:
+        return [*self._orphans, *([] if self._file is None else [self._file])]
 
     async def _all_written(self) -> None:
         self._written.clear()
@@ -334,6 +362,7 @@ class JournaledLog(PassingLog):
         """Drain until everything is in the store and events go there straight."""
         while self._orphans or not self._direct:
             self._show()  # at least twice a second: the longest that the breaker is waited for
+            await self._look_after_files()
             try:
                 async with self.breaker:
                     await self._reach()
@@ -361,7 +390,7 @@ class JournaledLog(PassingLog):
         self._outage.failed(error)
         try:
             while (call := self._room.first()) is not None:
-                self._room.done(call, await (await self._journal()).append(call.records, synced=call.synced))
+                self._room.done(call, await self._write(call.records, call.synced))
         except (StoreError, OSError) as problem:
             self._disk_problem = str(problem)
 
