@@ -8,9 +8,10 @@ import logging
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -25,6 +26,7 @@ from ag06.persistence.sqlite.schema import connect, make_directory
 from ag06.persistence.sqlite.waiting import Waiters
 from ag06.persistence.sqlite.writer import Writer
 
+R = TypeVar("R")
 _logger = logging.getLogger("ag06.persistence.journal")
 
 _RARE_CHECKPOINTS = "PRAGMA wal_autocheckpoint = 4096"
@@ -194,13 +196,7 @@ class JournalFile:
         """Return the next records behind number `after` that the store does not have, in order."""
         while self._writer is not None:
             start = max(after, self._drained)
-            try:
-                entries, bad = await self._writer.submit(partial(rows_of.read, after=start, limit=limit), durable=False)
-            except StoreUnavailable:
-                raise
-            except StoreError:
-                self.broken = True
-                raise
+            entries, bad = await self._asked(self._writer, partial(rows_of.read, after=start, limit=limit))
             await self._report([number for number in bad if number not in self._bad])
             if entries:
                 if after <= self._drained:
@@ -210,6 +206,16 @@ class JournalFile:
                 break
             after = bad[-1]
         return []
+
+    async def _asked(self, writer: Writer, question: Callable[[sqlite3.Connection], R]) -> R:
+        """Return what a file says; note where SQLite cannot read it any more."""
+        try:
+            return await writer.submit(question, durable=False)
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            self.broken = True
+            raise
 
     async def _report(self, bad: list[int]) -> None:
         """Let go of records whose checksum is wrong: they stay in the copy of the file that is set aside."""
@@ -270,7 +276,7 @@ class JournalFile:
         try:
             await asyncio.to_thread(_create, claim.path)
             after = -1
-            while rows := await old.submit(partial(rows_of.copy_out, after=after), durable=False):
+            while rows := await self._asked(old, partial(rows_of.copy_out, after=after)):
                 await asyncio.to_thread(_copy_in, claim.path, rows)
                 after = rows[-1][0]
             place = Place(claim.path, lock_path(claim.path))
@@ -281,7 +287,7 @@ class JournalFile:
         self._writer, self._place, self.path = writer, place, claim.path
         old.finish()
         await asyncio.to_thread(old.join)
-        before.let_go(delete=False)  # what lies at that path is perhaps somebody else's
+        before.let_go(delete=not before.path.exists())  # a file that lies there now is perhaps somebody else's
 
     async def close(self) -> int:
         """Close the file, delete it if the store has everything, and return how many records it does not have."""

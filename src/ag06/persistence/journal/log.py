@@ -291,7 +291,13 @@ class JournaledLog(PassingLog):
         try:
             return await file.append(records, synced=synced)
         except JournalMoved:
-            await self._rescue.save(file)
+            try:
+                await self._rescue.save(file)
+            except StoreError:
+                if not file.broken:
+                    raise
+                await self._open_anew()
+                file = await self._journal()
             return await file.append(records, synced=synced)
 
     async def _look_after_files(self) -> None:
