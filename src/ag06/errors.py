@@ -77,6 +77,10 @@ class OutcomeUnknown(StoreUnavailable):
         self.doubts = doubts
 
 
+class Disconnected(OutcomeUnknown):
+    """The server closed the connection instead of replying: it is gone, or it does not take this very request."""
+
+
 class TooLarge(StoreError):  # noqa: N818 - reads as what happened
     """The store takes no request of this size, however often it is repeated; nothing of it was done.
 

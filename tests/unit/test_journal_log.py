@@ -80,7 +80,7 @@ async def test_an_error_that_is_no_outage_does_not_end_the_draining(
         started = asyncio.get_running_loop().time()
         await both.tried(4)
         tries = len(both.inner.tried) - before
-        assert tries <= 2 + (asyncio.get_running_loop().time() - started) / 0.02, "it spins"
+        assert tries <= 6 + 3 * (asyncio.get_running_loop().time() - started) / 0.02, "it spins"
     assert both.state.active
     assert both.state.events == 2
     assert caplog.text.count(f"draining the journal failed, it is tried again: {error}") == 1

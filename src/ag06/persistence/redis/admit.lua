@@ -3,11 +3,19 @@ local earlier = earlier_reply(1)
 if earlier then
   return earlier
 end
-local outcomes = {}
+local outcomes, refused = {}, nil
 for i, record in ipairs(cmsgpack.unpack(ARGV[4])) do
-  outcomes[i] = admit(record)
+  local fine, outcome = pcall(admit, record)
+  if not fine then
+    refused = outcome
+    break
+  end
+  outcomes[i] = outcome
 end
 keep_counts()
+if refused then -- what comes before is stored, and known by its ids; the rest is sent again
+  return type(refused) == 'table' and refused or redis.error_reply(refused)
+end
 local reply = table.concat(outcomes)
 keep_receipt(1, reply)
 return reply

@@ -134,7 +134,8 @@ class RedisLog:
     def _appender(self, level: Durability) -> Appender:
         appender = self._appenders.get(level)
         if appender is None:
-            appender = self._appenders[level] = Appender(self._address, self._append_timeout(level), level)
+            appender = Appender(self._address, self._append_timeout(level), level, self._timeout)
+            self._appenders[level] = appender
         return appender
 
     def _append_timeout(self, level: Durability) -> float:
