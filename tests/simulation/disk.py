@@ -108,7 +108,7 @@ class Place:
     def __init__(self, path: Path, lock: Path) -> None:
         """Remember nothing."""
 
-    def check(self) -> None:
+    def check(self, *, lock: bool = False) -> None:
         """Find every file where it was."""
 
 

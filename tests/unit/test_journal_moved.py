@@ -77,7 +77,6 @@ CHANGES = [
     delete_folder,
     delete_file,
     delete_log,
-    delete_lock,
     move_folder,
     replace_file,
     replace_folder_by_another,
@@ -123,6 +122,24 @@ async def test_a_journal_is_written_anew_though_nobody_publishes(both: Both) -> 
     await both.straight()
     assert await both.numbers() == [1, 2]
     await both.log.close()
+
+
+async def test_a_journal_without_its_lock_gets_another_one(both: Both) -> None:
+    await kept(both, 1)
+    before = both.state.path
+    delete_lock(Path(before))
+
+    async def moved() -> bool:
+        return both.state.path != before
+
+    await when(moved)
+    await kept(both, 2)
+    both.log.abandon()
+    again = Both(both.directory, LogOptions())
+    await again.log.open()
+    await again.straight()
+    assert await again.numbers() == [1, 2]
+    await again.log.close()
 
 
 async def test_where_no_new_folder_can_be_made_the_open_file_is_drained(

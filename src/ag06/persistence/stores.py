@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ag06.persistence.journal.letters import Letters
 
 _APPEND_SECONDS = 1.0
-"""How long a remote store may take for an append before the journal takes it."""
+"""How long nothing may move while a remote store takes an append, before the journal takes it."""
 
 _LOCAL = ("memory:", "sqlite:")
 ACCEPTED = "memory:// sqlite:///PATH redis://HOST:PORT/DB rediss://HOST:PORT/DB"

@@ -11,9 +11,10 @@ import msgspec
 
 from ag06.persistence.log import Appended, Record
 
+# No row is ever deleted, so numbers grow without AUTOINCREMENT, which writes one more page with each transaction.
 TABLES = """
 CREATE TABLE IF NOT EXISTS entries (
-  n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, identity BLOB, expires INTEGER NOT NULL, content BLOB,
+  n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, identity BLOB, expires INTEGER NOT NULL, content BLOB,
   synced INTEGER NOT NULL, record BLOB, checksum BLOB) STRICT;
 CREATE INDEX IF NOT EXISTS entries_by_identity ON entries (identity);
 """

@@ -166,9 +166,9 @@ class JournalFile:
                 taken.append(self._calls.popleft())
         return [rows_of.append(connection, call.records, synced=call.synced) for call in taken]
 
-    def _check_place(self) -> None:
+    def _check_place(self, *, lock: bool = False) -> None:
         if self._place is not None:
-            self._place.check()
+            self._place.check(lock=lock)
 
     def _answer(self, taken: list[_Call], written: asyncio.Future[list[list[Appended]]]) -> None:
         error = None if written.cancelled() else written.exception()
@@ -262,7 +262,7 @@ class JournalFile:
     async def check_place(self) -> None:
         """Raise `JournalMoved` if the file is not where it was opened."""
         if self._writer is not None:
-            await self._writer.submit(lambda _: self._check_place(), durable=False)
+            await self._writer.submit(lambda _: self._check_place(lock=True), durable=False)
 
     async def move(self, claim: Claim) -> None:
         """Go on in the new file of `claim` with all that can be read through the connection that is still open.

@@ -33,28 +33,35 @@ class Place:
         self._log_size = 0
         self._problem: str | None = None
 
-    def check(self) -> None:
+    def check(self, *, lock: bool = False) -> None:
         """Raise `JournalMoved` if one of them is another file now, or shorter; then it does so from then on.
 
-        To be called before each write, by the one thread that writes.
+        To be called before each write, by the one thread that writes. `lock`: look at the lock too, without which
+        another process could take the journal for one that nobody uses.
         """
         if self._problem is None:
-            self._problem = self._look()
+            self._problem = self._look() or (self._look_at_lock() if lock else None)
         if self._problem is not None:
             raise JournalMoved(self._problem)
 
     def _look(self) -> str | None:
         try:
             found = os.stat(self._path)
-            lock = _identity(self._lock)
         except OSError as error:
             return f"journal {self._path}: was deleted or moved away while in use ({error.strerror})"
-        if (found.st_dev, found.st_ino) != self._file or lock != self._lock_file:
+        if (found.st_dev, found.st_ino) != self._file:
             return f"journal {self._path}: was replaced by another file while in use"
         if found.st_size < self._size:
             return f"journal {self._path}: was cut off while in use, from {self._size} to {found.st_size} bytes"
         self._size = found.st_size
         return self._look_at_log()
+
+    def _look_at_lock(self) -> str | None:
+        try:
+            found = _identity(self._lock)
+        except OSError as error:
+            return f"journal {self._path}: its lock was deleted while in use ({error.strerror})"
+        return None if found == self._lock_file else f"journal {self._path}: its lock was replaced while in use"
 
     def _look_at_log(self) -> str | None:
         try:

@@ -53,7 +53,7 @@ class Appender:
     def __init__(self, address: Address, timeout: float, level: Durability, longest: float | None = None) -> None:
         """Append to the log at `address`; give a round up after `timeout` seconds in which nothing moves.
 
-        Where that was too soon, the next rounds have twice the time, up to `longest` seconds, until one succeeds.
+        Where that was too soon, the next rounds have more time, up to `longest` seconds, until one succeeds.
         """
         self._level: Durability = level
         self._timeout = self._patience = timeout
@@ -195,7 +195,7 @@ class Appender:
                 await confirm(self._sync, lane.wire, replies.pop())
         except OutcomeUnknown as error:
             if not isinstance(error, Disconnected):  # a link may be slower than a proxy before it lets us see
-                self._patience = min(self._longest, self._patience * 2)
+                self._patience = min(self._longest, self._patience * 4)
             error.doubts = _doubts(lane.receipts, chunks)
             raise
         self._patience = self._timeout
