@@ -20,6 +20,7 @@ from ag06.errors import (
     StoreError,
     StoreReplaced,
     StoreUnavailable,
+    TooLarge,
 )
 from ag06.event import Event, Priority
 from ag06.knob import Knob
@@ -56,5 +57,6 @@ __all__ = [
     "StoreError",
     "StoreReplaced",
     "StoreUnavailable",
+    "TooLarge",
     "Workflow",
 ]

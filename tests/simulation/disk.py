@@ -21,7 +21,7 @@ from .plan import Plan
 from .process import PROCESS, Process
 from .watch import PromiseBroken
 
-_TABLES = journal_file._TABLES
+_TABLES = journal_file.TABLES
 
 
 class Claim:
@@ -86,9 +86,9 @@ class Disk:
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Have the journals lie on this disk."""
-        names = "Writer", "_create", "connect", "wal_damage"
+        names = "Writer", "_create", "connect", "wal_damage", "Place"
         before = {name: getattr(journal_file, name) for name in names}
-        stand_ins = (self.writer, self.create, self.connect, lambda _: None)
+        stand_ins = (self.writer, self.create, self.connect, lambda _: None, Place)
         for name, stand_in in zip(names, stand_ins, strict=True):
             setattr(journal_file, name, stand_in)
         try:
@@ -100,6 +100,16 @@ class Disk:
     def writer(self, path: str, timeout: float, durable: bool, waiters: object) -> Writer:
         """Return what writes to a file."""
         return Writer(self, Path(path))
+
+
+class Place:
+    """Stands for the place of a journal: nobody moves files here."""
+
+    def __init__(self, path: Path, lock: Path) -> None:
+        """Remember nothing."""
+
+    def check(self, *, lock: bool = False) -> None:
+        """Find every file where it was."""
 
 
 class Claims:

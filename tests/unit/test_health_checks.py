@@ -79,7 +79,7 @@ def test_a_disk_that_runs_full_is_a_warning_and_then_a_fail(
         (msgspec.structs.replace(CALM, events=1000, oldest_ms=ago(1)), "1000 events wait"),
         (msgspec.structs.replace(CALM, events=1, oldest_ms=ago(61)), "1 events wait, the oldest for 61 s"),
         (msgspec.structs.replace(CALM, in_memory=2, events=2, oldest_ms=ago(1)), "2 events are on no disk yet"),
-        (msgspec.structs.replace(CALM, refused=4), "4 events could not be delivered"),
+        (msgspec.structs.replace(CALM, dead_letters=4), "refused 4 events for good; see: ag06 journal list"),
     ],
 )
 async def test_a_journal_that_fills_or_grows_old_is_a_warning(state: JournalState | None, words: str | None) -> None:

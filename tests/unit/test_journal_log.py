@@ -80,7 +80,7 @@ async def test_an_error_that_is_no_outage_does_not_end_the_draining(
         started = asyncio.get_running_loop().time()
         await both.tried(4)
         tries = len(both.inner.tried) - before
-        assert tries <= 2 + (asyncio.get_running_loop().time() - started) / 0.02, "it spins"
+        assert tries <= 6 + 3 * (asyncio.get_running_loop().time() - started) / 0.02, "it spins"
     assert both.state.active
     assert both.state.events == 2
     assert caplog.text.count(f"draining the journal failed, it is tried again: {error}") == 1
@@ -231,7 +231,7 @@ async def test_a_journal_that_breaks_while_it_is_used_gives_what_can_be_saved_an
         with path.open("r+b") as file:
             file.seek(page)
             file.write(bytes(100))
-        other.execute("UPDATE sqlite_sequence SET seq = seq + 1")  # what the log has in its cache counts no more
+        other.execute("UPDATE entries SET synced = synced WHERE n = 1")  # what the log has in its cache counts no more
         other.commit()
     with caplog.at_level(logging.ERROR, "ag06"):
         both.fail(None)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ag06.cli import bench, dead_letters, demo, doctor, events, run, safekeeping, steps, tune, validate
+from ag06.cli import bench, dead_letters, demo, doctor, events, journal, run, safekeeping, steps, tune, validate
 from ag06.cli.output import errors
 from ag06.errors import AG06Error, ConfigurationError, InvalidEvent, StoreDamaged
 
@@ -30,6 +30,7 @@ app.command("validate")(validate.command)
 app.command("run")(run.command)
 app.add_typer(events.app, name="events")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(journal.app, name="journal")
 app.add_typer(steps.app, name="steps")
 app.add_typer(tune.app, name="tune")
 app.command("bench")(bench.command)

@@ -87,7 +87,7 @@ def _settings(store: str | None) -> list[Finding]:
 
 def _journals() -> list[Finding]:
     """Say which events wait in journals under the directory that is set."""
-    from ag06.persistence.journal.survey import survey
+    from ag06.persistence.journal.survey import dead_letters, survey
 
     try:
         directory = resolve("journal").value
@@ -110,6 +110,12 @@ def _journals() -> list[Finding]:
         else:
             continue
         found.append(Finding("journal", "warn", what))
+    for letters in dead_letters(directory):
+        if letters.problem is not None:
+            found.append(Finding("journal", "warn", f"{letters.path}: {letters.problem}"))
+        elif letters.events:
+            what = f"{letters.path}: {letters.store} refused {letters.events} events for good; see: ag06 journal list"
+            found.append(Finding("journal", "warn", what))
     found += _unwritable(directory)
     return found or [Finding("journal", "pass", f"no event waits under {os.path.abspath(directory)}")]
 

@@ -59,7 +59,7 @@ class Journal(Protocol):
     @property
     def in_memory(self) -> int: ...  # noqa: D102
     @property
-    def refused(self) -> int: ...  # noqa: D102
+    def dead_letters(self) -> int: ...  # noqa: D102
     @property
     def problem(self) -> str | None: ...  # noqa: D102
 
@@ -197,8 +197,8 @@ def journal_backlog(
             wrong.append(f"{state.in_memory} events are on no disk yet, their publishers wait")
         if state.events and (state.active or state.events >= most_events or age >= oldest_seconds):
             wrong.append(f"{state.events} events wait, the oldest for {age:.0f} s")
-        if state.refused:
-            wrong.append(f"{state.refused} events could not be delivered: the store has other events with their ids")
+        if state.dead_letters:
+            wrong.append(f"the store refused {state.dead_letters} events for good; see: ag06 journal list")
         return _result(wrong, observed=state.events, measurement="depth", unit="events")
 
     return check

@@ -104,6 +104,9 @@ JOURNAL_EVENTS = REGISTRY.gauge("journal_events", "Events in local journals that
 JOURNAL_OLDEST_AGE = REGISTRY.gauge(
     "journal_oldest_age_seconds", "Age of the oldest event in a local journal.", aggregate="max"
 ).labels()
+JOURNAL_DEAD_LETTERS = REGISTRY.gauge(
+    "journal_dead_letters", "Events in local journals that the store refused for good.", aggregate="max"
+).labels()
 BREAKER_STATE = REGISTRY.gauge(
     "breaker_state",
     "State of the circuit breaker: 0 closed, 1 half open, 2 open, 3 forced open, 4 disabled, 5 metrics only.",

@@ -9,7 +9,7 @@ import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -36,8 +36,11 @@ from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, Log
 from ag06.persistence.loops import LogsByLoop
 from ag06.persistence.published import Published
 from ag06.persistence.published import count as count_published
-from ag06.persistence.stores import is_journaled, journal_state, locate, masked, open_log
+from ag06.persistence.stores import is_journaled, journal_letters, journal_state, locate, masked, open_log
 from ag06.settings import check_count, check_seconds, located, resolve, seconds_of
+
+if TYPE_CHECKING:
+    from ag06.persistence.journal.dead_letters import JournalDeadLetters
 
 Moment = dt.datetime | float | int
 """A point in time: an aware datetime, or seconds since the epoch."""
@@ -137,6 +140,24 @@ class EventStore:
     async def journal_state(self) -> JournalState | None:
         """Return how the journal of the running event loop stands; `None` where there is none. Asks no store."""
         return journal_state(await self.log()) if self.has_journal else None
+
+    @property
+    def journal_dead_letters(self) -> JournalDeadLetters:
+        """Events that were published while the store was away and that it refused for good later.
+
+        They are those of every process that keeps its journals in this directory for this store.
+
+        Raises `ConfigurationError` where there is no journal.
+        """
+        settings = self._settings
+        letters = None if settings is None else journal_letters(settings.url, settings.options)
+        if letters is None:
+            raise ConfigurationError(
+                f"store {self.url or '(not open)'} has no journal: a local store needs none, and journal='off' is none"
+            )
+        from ag06.persistence.journal.dead_letters import JournalDeadLetters
+
+        return JournalDeadLetters(letters, self.log)
 
     @property
     def journal_directory(self) -> str | None:

@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from ag06.errors import OutcomeUnknown
+
 Durability = Literal["server", "fsync", "replicated"]
 
 AGEING_MS = 10_000
@@ -68,6 +70,10 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     def due_by(self, now_ms: int) -> int:
         """Return when to append it by a clock that shows `now_ms`: a delay counts from then at the latest."""
         return min(self.due_ms, now_ms + self.delay_ms) if self.delay_ms else self.due_ms
+
+
+class Disconnected(OutcomeUnknown):
+    """The server closed the connection instead of replying: it is gone, or it does not take this very request."""
 
 
 class Appended(enum.IntEnum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import msgspec
@@ -13,8 +14,11 @@ from ag06.persistence.journal.state import JournalState
 from ag06.persistence.log import EventLog, LogOptions
 from ag06.settings import clean, located
 
+if TYPE_CHECKING:
+    from ag06.persistence.journal.letters import Letters
+
 _APPEND_SECONDS = 1.0
-"""How long a remote store may take for an append before the journal takes it."""
+"""How long nothing may move while a remote store takes an append, before the journal takes it."""
 
 _LOCAL = ("memory:", "sqlite:")
 _FILE_OPTIONS = frozenset({"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"})
@@ -70,6 +74,16 @@ def _journaled(log: EventLog, place: str, options: LogOptions, directory: str) -
     from ag06.persistence.journal.log import JournaledLog
 
     return JournaledLog(log, Claims(directory, place), options)
+
+
+def journal_letters(url: str, options: LogOptions) -> Letters | None:
+    """Return the dead letters of the journals of a store; `None` where there is no journal. Opens nothing."""
+    if not is_journaled(url, options):
+        return None
+    from ag06.persistence.journal.log import JournaledLog
+
+    log = open_log(url, options)
+    return log.letters if isinstance(log, JournaledLog) else None
 
 
 def is_journaled(url: str, options: LogOptions) -> bool:

@@ -34,7 +34,7 @@ class Claim:
         if delete:
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{self.path}{suffix}").unlink(missing_ok=True)
-            _lock_path(self.path).unlink(missing_ok=True)
+            lock_path(self.path).unlink(missing_ok=True)
         os.close(lock)
 
     def forget(self) -> None:
@@ -97,7 +97,8 @@ def _age(path: Path) -> float:
         return 0.0
 
 
-def _lock_path(path: Path) -> Path:
+def lock_path(path: Path) -> Path:
+    """Return the file beside a journal whose lock says that a process uses it."""
     return path.with_suffix(".lock")
 
 
@@ -110,7 +111,7 @@ def _claim(path: Path) -> Claim | None:
 
 def _lock(path: Path) -> int | None:
     """Lock a journal; return the descriptor, or `None` if somebody else has it."""
-    place = _lock_path(path)
+    place = lock_path(path)
     lock = os.open(place, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,7 +134,7 @@ def is_claimed(path: Path) -> bool:
 
 def _is_locked(path: Path) -> bool:
     try:
-        lock = os.open(_lock_path(path), os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(lock_path(path), os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return False
     try:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from pathlib import Path
 
-from ag06.monitoring.instruments import JOURNAL_EVENTS, JOURNAL_OLDEST_AGE
+from ag06.monitoring.instruments import JOURNAL_DEAD_LETTERS, JOURNAL_EVENTS, JOURNAL_OLDEST_AGE
 
 _lock = threading.Lock()
+_letters: dict[Path, int] = {}
 _oldest: weakref.WeakKeyDictionary[Depth, int] = weakref.WeakKeyDictionary()
 
 
@@ -31,10 +33,18 @@ class Depth:
             JOURNAL_OLDEST_AGE.set(max(0.0, now_ms - min(_oldest.values(), default=now_ms)) / 1000)
 
 
+def show_letters(path: Path, count: int) -> None:
+    """Say how many dead letters the file at `path` has; files of several stores add up."""
+    with _lock:
+        _letters[path] = count
+        JOURNAL_DEAD_LETTERS.set(sum(_letters.values()))
+
+
 def _forget_parent() -> None:
     global _lock
     _lock = threading.Lock()
     _oldest.clear()
+    _letters.clear()
 
 
 os.register_at_fork(after_in_child=_forget_parent)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 
-from ag06.errors import StoreError, StoreUnavailable
-from ag06.persistence.journal.claim import Claim
+from ag06.errors import AG06Error, StoreError, StoreUnavailable
+from ag06.persistence.journal import entries as rows_of
+from ag06.persistence.journal.claim import Claim, lock_path
+from ag06.persistence.journal.entries import TABLES, Entry, restored
+from ag06.persistence.journal.place import Place
 from ag06.persistence.journal.salvage import is_of_the_disk, keep_copy, salvage, wal_damage
 from ag06.persistence.log import Appended, Record
 from ag06.persistence.sqlite.forks import uninterrupted
@@ -23,30 +27,21 @@ from ag06.persistence.sqlite.schema import make_directory, opened
 from ag06.persistence.sqlite.waiting import Waiters
 from ag06.persistence.sqlite.writer import Writer
 
+R = TypeVar("R")
 _logger = logging.getLogger("ag06.persistence.journal")
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS entries (
-  n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, identity BLOB, expires INTEGER NOT NULL, content BLOB,
-  synced INTEGER NOT NULL, record BLOB, checksum BLOB) STRICT;
-CREATE INDEX IF NOT EXISTS entries_by_identity ON entries (identity);
-"""
 _RARE_CHECKPOINTS = "PRAGMA wal_autocheckpoint = 4096"
 """Pages, 16 MiB: a checkpoint keeps everyone waiting, and most journals are gone before they need one."""
 _PAGE = 500
-_PAGE_BYTES = 1 << 20
 _TIMEOUT = 10.0
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Record).decode
 
+class _Call(msgspec.Struct, gc=False):
+    """The records of one caller; `synced`: the store must sync them too; and where the outcomes go."""
 
-class Entry(msgspec.Struct, frozen=True):
-    """One record of a journal and its number there; `synced`: its publisher asked for more than the server's word."""
-
-    number: int
-    record: Record
+    records: Sequence[Record]
     synced: bool
+    outcomes: asyncio.Future[list[Appended]]
 
 
 class JournalFile:
@@ -66,6 +61,9 @@ class JournalFile:
         self._drained = -1
         self._bad: set[int] = set()
         self._unmarked = False
+        self._place: Place | None = None
+        self._calls: deque[_Call] = deque()
+        self._called = False
         self._writer: Writer | None = None
         self._ending: Writer | None = None
 
@@ -76,11 +74,10 @@ class JournalFile:
         """
         try:
             await asyncio.to_thread(self._prepare)
-            writer = Writer(str(self.path), _TIMEOUT, True, Waiters(), _RARE_CHECKPOINTS)
+            place = self._place = Place(self.path, lock_path(self.path))
+            self._writer = await _start_writer(self.path, place)
         except (OSError, sqlite3.Error, StoreError) as error:
             raise StoreUnavailable(f"journal {self.path}: {error}; check the disk and its permissions") from error
-        writer.start()
-        self._writer = writer
 
     def _prepare(self) -> None:
         with uninterrupted():
@@ -111,7 +108,7 @@ class JournalFile:
             row = connection.execute(
                 "SELECT record, checksum FROM entries WHERE record IS NOT NULL ORDER BY n LIMIT 1"
             ).fetchone()
-            if row is not None and (record := _restored(*row)) is not None:
+            if row is not None and (record := restored(*row)) is not None:
                 self.oldest_ms = record.persisted_ms
 
     def _set_aside(self, problem: str) -> None:
@@ -129,7 +126,7 @@ class JournalFile:
         rows, lost = salvage(self.path)
         records = []
         for number, synced, encoded, checksum in rows:
-            if (record := _restored(encoded, checksum)) is None:
+            if (record := restored(encoded, checksum)) is None:
                 lost.append(number)
             else:
                 records.append((number, record, synced == 1))
@@ -139,7 +136,7 @@ class JournalFile:
         with opened(str(fresh), _TIMEOUT) as connection:
             connection.execute("BEGIN IMMEDIATE")
             for number, record, synced in records:
-                _insert(connection, record, synced=synced, number=number)
+                rows_of.insert(connection, record, synced=synced, number=number)
             connection.execute("COMMIT")
         for suffix in ("-wal", "-shm"):
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
@@ -149,37 +146,62 @@ class JournalFile:
         _logger.error("journal %s: %d records were saved%s", self.path, self.events, numbered)
 
     async def append(self, records: Sequence[Record], *, synced: bool) -> list[Appended]:
-        """Store records durably, each checked against those of this journal; raise `StoreUnavailable` if it cannot.
+        """Store records durably, each checked against those of this journal.
 
         `synced`: the store must sync them too when it gets them. What a caller who gave up had written counts as well.
+        Raises `JournalMoved` if the file is not where it was opened, `StoreUnavailable` if the disk does not take them.
         """
         if self._writer is None:
             raise StoreUnavailable(f"journal {self.path}: is closed; nothing was stored")
-        written = self._writer.submit(
-            lambda connection: _append(connection, records, synced=synced), weight=len(records)
-        )
-        written.add_done_callback(lambda done: self._count(done, records[0].persisted_ms))
-        return await asyncio.shield(written)
+        call = _Call(records, synced, asyncio.get_running_loop().create_future())
+        self._calls.append(call)
+        if not self._called:  # one operation serves all who call before the writer comes to it
+            self._called = True
+            taken: list[_Call] = []
+            written = self._writer.submit(partial(self._write, taken), weight=len(records))
+            written.add_done_callback(partial(self._answer, taken))
+        return await call.outcomes
 
-    def _count(self, written: asyncio.Future[list[Appended]], persisted_ms: int) -> None:
-        if written.cancelled() or written.exception() is not None:
+    def _write(self, taken: list[_Call], connection: sqlite3.Connection) -> list[list[Appended]]:
+        """Store what all callers have brought by now; in the writer's thread."""
+        self._check_place()
+        self._called = False  # before looking: who comes behind the last look asks for a turn of its own
+        with contextlib.suppress(IndexError):
+            while True:
+                taken.append(self._calls.popleft())
+        return [rows_of.append(connection, call.records, synced=call.synced) for call in taken]
+
+    def _check_place(self, *, lock: bool = False) -> None:
+        if self._place is not None:
+            self._place.check(lock=lock)
+
+    def _answer(self, taken: list[_Call], written: asyncio.Future[list[list[Appended]]]) -> None:
+        error = None if written.cancelled() else written.exception()
+        if written.cancelled() or error is not None:
+            self._called = False
+            if not taken:  # it failed before it took them
+                taken.extend(self._calls)
+                self._calls.clear()
+            for call in taken:
+                if not call.outcomes.done():
+                    call.outcomes.set_exception(_own(error, self.path))
             return
-        stored = sum(outcome is Appended.STORED for outcome in written.result())
+        for call, outcomes in zip(taken, written.result(), strict=True):
+            self._count(call.records, outcomes)
+            if not call.outcomes.done():
+                call.outcomes.set_result(outcomes)
+
+    def _count(self, records: Sequence[Record], outcomes: Sequence[Appended]) -> None:
+        stored = outcomes.count(Appended.STORED)
         if stored and not self.events:
-            self.oldest_ms = persisted_ms
+            self.oldest_ms = records[0].persisted_ms
         self.events += stored
 
     async def read(self, after: int = -1, limit: int = _PAGE) -> list[Entry]:
         """Return the next records behind number `after` that the store does not have, in order."""
         while self._writer is not None:
             start = max(after, self._drained)
-            try:
-                entries, bad = await self._writer.submit(partial(_read, after=start, limit=limit), durable=False)
-            except StoreUnavailable:
-                raise
-            except StoreError:
-                self.broken = True
-                raise
+            entries, bad = await self._asked(self._writer, partial(rows_of.read, after=start, limit=limit))
             await self._report([number for number in bad if number not in self._bad])
             if entries:
                 if after <= self._drained:
@@ -189,6 +211,16 @@ class JournalFile:
                 break
             after = bad[-1]
         return []
+
+    async def _asked(self, writer: Writer, question: Callable[[sqlite3.Connection], R]) -> R:
+        """Return what a file says; note where SQLite cannot read it any more."""
+        try:
+            return await writer.submit(question, durable=False)
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            self.broken = True
+            raise
 
     async def _report(self, bad: list[int]) -> None:
         """Let go of records whose checksum is wrong: they stay in the copy of the file that is set aside."""
@@ -226,11 +258,41 @@ class JournalFile:
         if not self.events:
             self.oldest_ms = None
         try:
-            await self._writer.submit(lambda connection: _mark(connection, numbers), durable=False)
+            await self._writer.submit(partial(rows_of.mark, numbers=numbers), durable=False)
         except StoreError as error:
             if not self._unmarked:
                 self._unmarked = True
                 _logger.warning("what the store has cannot be noted in the journal: %s", error)
+
+    async def check_place(self) -> None:
+        """Raise `JournalMoved` if the file is not where it was opened."""
+        if self._writer is not None:
+            await self._writer.submit(lambda _: self._check_place(lock=True), durable=False)
+
+    async def move(self, claim: Claim) -> None:
+        """Go on in the new file of `claim` with all that can be read through the connection that is still open.
+
+        To be called after `JournalMoved`: nothing is appended to the old file any more. Raises `StoreError` if that
+        cannot be read or the new file cannot be written; then the old one stays open.
+        """
+        old = self._writer
+        if old is None:
+            raise StoreUnavailable(f"journal {self.path}: is closed")
+        try:
+            await asyncio.to_thread(_create, claim.path)
+            after = -1
+            while rows := await self._asked(old, partial(rows_of.copy_out, after=after)):
+                await asyncio.to_thread(_copy_in, claim.path, rows)
+                after = rows[-1][0]
+            place = Place(claim.path, lock_path(claim.path))
+            writer = await _start_writer(claim.path, place)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreUnavailable(f"journal {claim.path}: {error}; check the disk and its permissions") from error
+        before, self.claim = self.claim, claim
+        self._writer, self._place, self.path = writer, place, claim.path
+        old.finish()
+        await asyncio.to_thread(old.join)
+        before.let_go(delete=not before.path.exists())  # a file that lies there now is perhaps somebody else's
 
     async def close(self) -> int:
         """Close the file, delete it if the store has everything, and return how many records it does not have."""
@@ -277,80 +339,31 @@ def _create(path: Path) -> None:
     with opened(str(path), _TIMEOUT) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.executescript(_TABLES)
+        connection.executescript(TABLES)
 
 
-def _checksum(record: bytes) -> bytes:
-    """Return 16 bytes of BLAKE2b (RFC 7693)."""
-    return blake2b(record, digest_size=16, person=b"ag06.journal").digest()
+def _copy_in(path: Path, rows: Sequence[rows_of.Row]) -> None:
+    """Put rows into a journal, durably."""
+    with opened(str(path), _TIMEOUT) as connection:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        rows_of.copy_in(connection, rows)
+        connection.execute("COMMIT")
 
 
-def _restored(encoded: Any, checksum: Any) -> Record | None:
-    """Return a record as it was written; `None` if that is not what is there."""
-    if not isinstance(encoded, bytes) or _checksum(encoded) != checksum:
-        return None
+async def _start_writer(path: Path, place: Place) -> Writer:
+    writer = Writer(str(path), _TIMEOUT, True, Waiters(), _RARE_CHECKPOINTS, on_connect=place.reopened)
+    writer.start()
     try:
-        return _decode(encoded)
-    except msgspec.MsgspecError:
-        return None
+        await writer.submit(lambda _: None, durable=False)
+    except BaseException:
+        writer.finish()
+        raise
+    return writer
 
 
-def _append(connection: sqlite3.Connection, records: Iterable[Record], *, synced: bool) -> list[Appended]:
-    return [_append_one(connection, record, synced=synced) for record in records]
-
-
-def _append_one(connection: sqlite3.Connection, record: Record, *, synced: bool) -> Appended:
-    known = connection.execute("SELECT content FROM entries WHERE id = ?", (record.id,)).fetchone()
-    if known is not None:
-        same = record.content is None or known[0] is None or known[0] == record.content
-        return Appended.REPEATED if same else Appended.CLASH
-    if record.identity is not None:
-        # An identity whose window would begin later than it is long was noted by a clock that was ahead.
-        now_ms, window_ms = record.persisted_ms, record.window_ms
-        other = connection.execute(
-            "SELECT n, expires FROM entries WHERE identity = ? AND expires > ? AND expires <= ?",
-            (record.identity, now_ms, now_ms + 2 * window_ms),
-        ).fetchone()
-        if other is not None:
-            if other[1] > now_ms + window_ms:
-                connection.execute("UPDATE entries SET expires = ? WHERE n = ?", (now_ms + window_ms, other[0]))
-            return Appended.DUPLICATE
-    _insert(connection, record, synced=synced)
-    return Appended.STORED
-
-
-def _insert(connection: sqlite3.Connection, record: Record, *, synced: bool, number: int | None = None) -> None:
-    encoded = _encode(record)
-    expires = record.persisted_ms + record.window_ms
-    connection.execute(
-        "INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (number, record.id, record.identity, expires, record.content, synced, encoded, _checksum(encoded)),
-    )
-
-
-def _read(connection: sqlite3.Connection, after: int, limit: int) -> tuple[list[Entry], list[int]]:
-    """Return the next whole records, and the numbers of damaged ones among them."""
-    entries: list[Entry] = []
-    bad: list[int] = []
-    size = 0
-    rows = connection.execute(
-        "SELECT n, synced, record, checksum FROM entries WHERE n > ? AND record IS NOT NULL ORDER BY n LIMIT ?",
-        (after, limit),
-    )
-    for number, synced, encoded, checksum in rows:
-        if size >= _PAGE_BYTES:
-            break
-        size += len(encoded)
-        record = _restored(encoded, checksum)
-        if record is None:
-            bad.append(number)
-        else:
-            entries.append(Entry(number, record, bool(synced)))
-    rows.close()
-    return entries, bad
-
-
-def _mark(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
-    connection.executemany(
-        "UPDATE entries SET record = NULL, checksum = NULL WHERE n = ?", [(number,) for number in numbers]
-    )
+def _own(error: BaseException | None, path: Path) -> BaseException:
+    """Return an exception for one caller alone: tracebacks must not pile up on a shared one."""
+    if isinstance(error, AG06Error):
+        return type(error)(*error.args)
+    return error or StoreUnavailable(f"journal {path}: is closed; nothing was stored")

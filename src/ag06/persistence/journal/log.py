@@ -14,13 +14,16 @@ import msgspec
 from ag06.breaker import CircuitBreaker
 from ag06.errors import AG06Error, CircuitOpen, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
 from ag06.persistence.journal.claim import Claims
-from ag06.persistence.journal.depth import Depth
-from ag06.persistence.journal.draining import Draining
+from ag06.persistence.journal.depth import Depth, show_letters
+from ag06.persistence.journal.draining import Draining, is_refusal
 from ag06.persistence.journal.file import JournalFile
+from ag06.persistence.journal.letters import Letters, Retried, retry
 from ag06.persistence.journal.orphans import adopt
 from ag06.persistence.journal.passing import PassingLog
+from ag06.persistence.journal.place import JournalMoved
+from ag06.persistence.journal.rescue import Rescue
 from ag06.persistence.journal.state import JournalState
-from ag06.persistence.journal.waiting import WaitingRoom
+from ag06.persistence.journal.waiting import Waiting, WaitingRoom
 from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Record, StepSpec
 from ag06.persistence.outage import Outage
 from ag06.tasks import completed, start_task
@@ -73,20 +76,23 @@ class JournaledLog(PassingLog):
             record=(StoreUnavailable,),
         )
         self._outage = Outage("the journal")
-        self._draining = Draining(inner, clock)
+        self.letters = Letters(claims.directory)
+        self._letter_count = self._letters_known = 0
+        self._draining = Draining(inner, clock, self.letters)
         self._depth = Depth()
         self._direct = True
         self._reached = False
         self._gate: asyncio.Event | None = None
         self._file: JournalFile | None = None
         self._making: asyncio.Task[JournalFile] | None = None
+        self._rescue = Rescue(claims)
         self._disk_failed = float("-inf")
         self._disk_problem = ""
         self._writing = 0
         self._written = asyncio.Event()
         self._room = WaitingRoom()
         self._orphans: deque[JournalFile] = deque()  # and our own ones that are drained, to be closed
-        self._looked = float("-inf")
+        self._looked = self._looked_after = float("-inf")
         self._steps: dict[str, Sequence[StepSpec]] = {}
         self._recovery: asyncio.Task[None] | None = None
         self._problem: str | None = None
@@ -106,6 +112,7 @@ class JournaledLog(PassingLog):
         if problem := await asyncio.to_thread(self._claims.problem):
             self._disk_problem = problem
             _logger.warning("there can be no journal (%s): in an outage publishers wait; %s", problem, _ADVICE)
+        await self.count_letters()
         await self._adopt_orphans()
         if self._orphans:
             self._divert()  # what they hold comes before what is published now
@@ -130,8 +137,9 @@ class JournaledLog(PassingLog):
         while self._writing:
             await self._all_written()
         self._room.end(StoreUnavailable("the log was closed while the store was away; the event is not durable"))
+        await self._look_after_files()
         stay = 0
-        for file in [*self._orphans, *([] if self._file is None else [self._file])]:
+        for file in self._files():
             if left := await file.close():
                 stay += left
                 _logger.warning(
@@ -147,7 +155,7 @@ class JournaledLog(PassingLog):
 
     def abandon(self) -> None:
         """Let go; see the port."""
-        for file in [*self._orphans, *([] if self._file is None else [self._file])]:
+        for file in self._files():
             file.abandon()
         self._depth.show(0, None, self._clock() * 1000)
         self._inner.abandon()
@@ -213,6 +221,7 @@ class JournaledLog(PassingLog):
         await self._inner.maintain()
         now = time.monotonic()
         if now - self._looked >= _ORPHANS_SECONDS:
+            await self.count_letters()
             await self._adopt_orphans()
             if self._orphans:
                 self._begin_recovery()
@@ -225,7 +234,7 @@ class JournaledLog(PassingLog):
 
     def journal_state(self) -> JournalState:
         """Return how the journal stands; asks nobody."""
-        files = [*self._orphans, *([] if self._file is None else [self._file])]
+        files = self._files()
         oldest = [file.oldest_ms for file in files if file.oldest_ms is not None]
         waiting = self._room.first()
         if waiting is not None:
@@ -240,12 +249,41 @@ class JournaledLog(PassingLog):
             path=None if self._file is None else str(self._file.path),
             problem=self._problem,
             disk_problem=self._disk_problem or None,
+            dead_letters=self._letter_count,
         )
+
+    async def retry_letters(self, numbers: Sequence[int] | None) -> Retried:
+        """Send dead letters of the journal to the store again; raise `StoreUnavailable` while it is away."""
+        if not self._direct:
+            raise StoreUnavailable(
+                f"the store is away ({self._problem or 'its journal is being drained'}); retry later"
+            )
+        try:
+            return await retry(self._inner, self.letters, numbers, int(self._clock() * 1000))
+        finally:
+            await self.count_letters()
+
+    async def count_letters(self) -> None:
+        """Look how many dead letters there are now."""
+        try:
+            self._letter_count = await asyncio.to_thread(self.letters.count)
+        except StoreUnavailable as error:
+            _logger.warning("%s", error)
+        self._show()
+
+    async def _show_refused(self) -> None:
+        """Let the metrics say how the journal stands, with what was set aside since."""
+        if self._letters_known == self._draining.refused:
+            self._show()
+            return
+        self._letters_known = self._draining.refused
+        await self.count_letters()
 
     def _show(self) -> None:
         """Let the metrics say how the journal stands."""
         state = self.journal_state()
         self._depth.show(state.events, state.oldest_ms, self._clock() * 1000)
+        show_letters(self.letters.path, state.dead_letters)
 
     # Into the journal
 
@@ -271,7 +309,7 @@ class JournaledLog(PassingLog):
         if not self._room.events and time.monotonic() - self._disk_failed >= _DISK_SECONDS:
             self._writing += 1
             try:
-                return await (await self._journal()).append(records, synced=synced)
+                return await self._write(records, synced)
             except (StoreError, OSError) as error:
                 self._disk_failed, self._disk_problem = time.monotonic(), str(error)
                 _logger.warning("publishers wait, for no disk takes their events (%s); %s", error, _ADVICE)
@@ -280,6 +318,36 @@ class JournaledLog(PassingLog):
                 self._written.set()
         self._begin_recovery()
         return await self._room.wait(records, self._disk_problem, synced=synced)
+
+    async def _write(self, records: Sequence[Record], synced: bool) -> list[Appended]:
+        """Write to the journal, wherever it has to be for that."""
+        file = await self._journal()
+        try:
+            return await file.append(records, synced=synced)
+        except JournalMoved:
+            try:
+                await self._rescue.save(file)
+            except StoreError:
+                if not file.broken:
+                    raise
+                await self._open_anew()
+                file = await self._journal()
+            return await file.append(records, synced=synced)
+
+    async def _look_after_files(self) -> None:
+        """Save journals whose files were moved away, though nobody publishes at the moment."""
+        now = time.monotonic()
+        if now - self._looked_after < PROBE_SECONDS and not self._closed:
+            return
+        self._looked_after = now
+        for file in self._files():
+            try:
+                await self._rescue.save(file)
+            except StoreError as error:
+                self._disk_problem = str(error)
+
+    def _files(self) -> list[JournalFile]:
+        return [*self._orphans, *([] if self._file is None else [self._file])]
 
     async def _all_written(self) -> None:
         self._written.clear()
@@ -333,7 +401,8 @@ class JournaledLog(PassingLog):
     async def _recover(self) -> None:
         """Drain until everything is in the store and events go there straight."""
         while self._orphans or not self._direct:
-            self._show()  # at least twice a second: the longest that the breaker is waited for
+            await self._show_refused()  # at least twice a second: the longest that the breaker is waited for
+            await self._look_after_files()
             try:
                 async with self.breaker:
                     await self._reach()
@@ -353,7 +422,7 @@ class JournaledLog(PassingLog):
                 await self._waits(error)
                 await asyncio.sleep(PROBE_SECONDS)  # the breaker stays closed for it
         self._outage.over()
-        self._show()
+        await self._show_refused()
 
     async def _waits(self, error: Exception) -> None:
         """Note why nothing can be handed on; let those who wait in memory go, if a disk takes their events by now."""
@@ -361,7 +430,7 @@ class JournaledLog(PassingLog):
         self._outage.failed(error)
         try:
             while (call := self._room.first()) is not None:
-                self._room.done(call, await (await self._journal()).append(call.records, synced=call.synced))
+                self._room.done(call, await self._write(call.records, call.synced))
         except (StoreError, OSError) as problem:
             self._disk_problem = str(problem)
 
@@ -407,7 +476,7 @@ class JournaledLog(PassingLog):
             while self._file is not None and await self._draining.some(self._file):
                 continue
             while (call := self._room.first()) is not None:
-                self._room.done(call, await self._draining.send(call.records, synced=call.synced))
+                await self._let_in(call)
             if self._file is not None:
                 self._orphans.append(self._file)
             self._file = None
@@ -415,6 +484,17 @@ class JournaledLog(PassingLog):
         finally:
             self._gate = None
             gate.set()
+
+    async def _let_in(self, call: Waiting) -> None:
+        """Send what waits in memory; its publishers are told if the store refuses it."""
+        try:
+            outcomes = await self._draining.send(call.records, synced=call.synced)
+        except Exception as error:
+            if isinstance(error, StoreUnavailable) or not is_refusal(error):
+                raise
+            self._room.refuse(call, error)
+        else:
+            self._room.done(call, outcomes)
 
 
 def _words(error: Exception) -> str:

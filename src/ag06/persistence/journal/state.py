@@ -15,10 +15,12 @@ class JournalState(msgspec.Struct, frozen=True):
         oldest_ms: when the oldest of them was persisted, in milliseconds since the epoch.
         in_memory: how many of them are on no disk; their publishers wait.
         late_duplicates: events dropped while it was drained, because the store had the same from within their window.
-        refused: events it could not deliver, because the store has another event with their id.
+        refused: events that the store refused for good since the log was opened.
         path: the file, if there is one.
         problem: what the store said last, while it is away.
         disk_problem: why the disk took no event when it was last tried; `None`: it did.
+        dead_letters: events that the store refused for good and that are set aside, of every process that keeps its
+            journals in the same directory for the same store; looked up every ten seconds.
     """
 
     active: bool
@@ -30,3 +32,4 @@ class JournalState(msgspec.Struct, frozen=True):
     path: str | None
     problem: str | None
     disk_problem: str | None = None
+    dead_letters: int = 0

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from ag06.errors import StoreUnavailable
 from ag06.persistence.journal.claim import is_claimed
+from ag06.persistence.journal.letters import Letters
 
 
 class FoundJournal(msgspec.Struct, frozen=True):
@@ -36,6 +38,21 @@ def survey(directory: str) -> list[FoundJournal]:
         FoundJournal(str(path), _store(path), None, alive=False, problem="was damaged, is kept") for path in kept
     ]
     return found + damaged
+
+
+def dead_letters(directory: str) -> list[FoundJournal]:
+    """Return the files of dead letters under `directory`, with how many there are in each."""
+    found = []
+    for folder in sorted(path for path in Path(directory).glob("*") if path.is_dir()):
+        letters = Letters(folder)
+        try:
+            count: int | None = letters.count()
+            problem = None
+        except StoreUnavailable as error:
+            count, problem = None, str(error)
+        if count != 0:
+            found.append(FoundJournal(str(letters.path), _store(letters.path), count, alive=False, problem=problem))
+    return found
 
 
 def _store(path: Path) -> str:

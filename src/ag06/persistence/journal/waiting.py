@@ -67,6 +67,12 @@ class WaitingRoom:
         if not call.outcome.done():
             call.outcome.set_result(outcomes)
 
+    def refuse(self, call: Waiting, error: BaseException) -> None:
+        """Take out the first call: the store does not take its records at all."""
+        self._take(call)
+        if not call.outcome.done():
+            call.outcome.set_exception(error)
+
     def end(self, error: AG06Error) -> None:
         """Tell everyone that there is nothing to wait for any more."""
         while self._calls:

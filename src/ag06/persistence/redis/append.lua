@@ -25,6 +25,7 @@ if now > ms then
 end
 local outcomes, count, stored_in_all, duplicates = {}, 0, 0, 0
 local added = {}
+local refused
 
 -- How many more events of a type its slowest group lets in; asked only where there is a bound.
 local function room_in(event_type, max_backlog)
@@ -75,7 +76,12 @@ while at < #ARGV do
       if n > LARGEST_N then
         ms, n = ms + 1, 0
       end
-      redis.call('XADD', key, ms .. '-' .. n, 'b', ARGV[i])
+      local reply = redis.pcall('XADD', key, ms .. '-' .. n, 'b', ARGV[i])
+      if type(reply) == 'table' and reply.err then
+        redis.call('DEL', identity_key) -- or the event would pass for stored when it is published again
+        refused = reply
+        break
+      end
       stored = stored + 1
     end
     count = count + 1
@@ -84,6 +90,9 @@ while at < #ARGV do
   if stored > 0 then
     added[event_type] = (added[event_type] or 0) + stored
     stored_in_all = stored_in_all + stored
+  end
+  if refused then
+    break
   end
   at = last + 3
 end
@@ -95,6 +104,9 @@ if stored_in_all > 0 then
 end
 if duplicates > 0 then
   redis.call('HINCRBY', P .. 'counters', 'duplicates', duplicates)
+end
+if refused then
+  return refused
 end
 local reply = table.concat(outcomes)
 redis.call('SET', receipt_key, ARGV[2] .. ' ' .. reply, 'PX', '604800000')

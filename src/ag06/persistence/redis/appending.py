@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ag06.errors import AG06Error, OutcomeUnknown, StoreUnavailable, TooLarge
-from ag06.persistence.log import Appended, Durability, Record
+from ag06.persistence.log import Appended, Disconnected, Durability, Record
 from ag06.persistence.measuring import APPEND, begin
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.client import OverMemoryLimit
@@ -54,9 +54,14 @@ class _Lane:
 class Appender:
     """Appends at one level of durability."""
 
-    def __init__(self, address: Address, timeout: float, level: Durability) -> None:
-        """Append to the log at `address`; each round may take `timeout` seconds."""
+    def __init__(self, address: Address, timeout: float, level: Durability, longest: float | None = None) -> None:
+        """Append to the log at `address`; give a round up after `timeout` seconds in which nothing moves.
+
+        Where that was too soon, the next rounds have more time, up to `longest` seconds, until one succeeds.
+        """
         self._level: Durability = level
+        self._timeout = self._patience = timeout
+        self._longest = max(timeout, longest or 0.0)
         doubts: list[Doubt] = []
         self._lanes = [_Lane(Wire(address, timeout), doubts) for _ in range(_LANES)]
         self._free = self._lanes[::-1]
@@ -187,13 +192,17 @@ class Appender:
         began = begin()
         chunks = cut_chunks([(waiting.records, waiting.max_backlog) for waiting in callers])
         calls = [Call(chunk.script, (), chunk.arguments(), chunk.ids) for chunk in chunks]
+        lane.wire.timeout = self._patience
         try:
             replies = await lane.receipts.send(calls, None if self._sync is None else self._sync.command)
             if self._sync is not None:
                 await confirm(self._sync, lane.wire, replies.pop())
         except OutcomeUnknown as error:
+            if not isinstance(error, Disconnected):  # a link may be slower than a proxy before it lets us see
+                self._patience = min(self._longest, self._patience * 4)
             error.doubts = _doubts(lane.receipts, chunks)
             raise
+        self._patience = self._timeout
         APPEND.done(began, sum([len(waiting.records) for waiting in callers]))
         refusal = await _first_refusal(lane.wire, replies)
         digits = b"".join(

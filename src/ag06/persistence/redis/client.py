@@ -22,6 +22,13 @@ except ImportError:  # pragma: no cover - the tests install it
         "a Redis or Valkey store needs its client: pip install 'ag06[redis]' (in a checkout: pip install '.[redis]')"
     ) from None
 
+try:  # from redis-py 8 on each connection reads the version of the package from the disk, unless it is given
+    from redis.driver_info import DriverInfo
+
+    _DRIVER: dict[str, Any] = {"driver_info": DriverInfo()}
+except ImportError:
+    _DRIVER = {}
+
 Command = tuple[Any, ...]
 
 ClientError = redis.RedisError
@@ -83,6 +90,7 @@ def _made(kinds: Any, node: Address, timeout: float, wait: float | None, name: s
     """
     settings: dict[str, Any] = dict(kinds.parse_url(node.url))
     kind: type[Any] = settings.pop("connection_class", kinds.Connection)
+    settings |= _DRIVER
     settings |= {
         "socket_timeout": wait,
         "socket_connect_timeout": timeout,

@@ -145,6 +145,28 @@ local function take_identity(record)
   end
 end
 
+local checked = {}
+
+-- Raises the server's error where a key of ours holds something else: after the first write of a record it would leave
+-- the id behind, and the event would pass for stored when it is sent again.
+local function check_keys(event_type, level, subject, due)
+  local key = stream(event_type, level)
+  if not checked[key] then
+    redis.call('XLEN', key)
+    checked[key] = true
+  end
+  if subject and not checked[event_type] then
+    redis.call('HLEN', P .. 'tails:' .. event_type)
+    checked[event_type] = true
+  end
+  if due and not checked[''] then
+    redis.call('ZCARD', P .. 'scheduled')
+    redis.call('HLEN', P .. 'scheduled:events')
+    redis.call('HLEN', P .. 'scheduled:ids')
+    checked[''] = true
+  end
+end
+
 local function admit(record)
   local id, identity, content, journalled = record[5], record[6], record[8], record[12] > 0
   local fate = record[13] and earlier_try(record)
@@ -169,6 +191,7 @@ local function admit(record)
       return says_the_same(earlier, record) and REPEATED or CLASH
     end
   end
+  check_keys(record[1], record[2], record[3], record[9] > now)
   if identity and record[7] > 0 then
     local taken = take_identity(record)
     if taken then

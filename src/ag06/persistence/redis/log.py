@@ -42,6 +42,8 @@ from ag06.persistence.redis.wire import Wire
 _RETENTION = 7 * 86_400.0
 _SYNC_SECONDS = 2.0
 """What a sync may take on top: up to a second goes by under `appendfsync everysec`."""
+_LONGEST_APPEND = 120.0
+"""What an append may take behind a journal in the end: a proxy may hide how slow the link behind it is."""
 _OLDEST_SERVER = (6, 2)
 
 
@@ -132,7 +134,9 @@ class RedisLog:
     def _appender(self, level: Durability) -> Appender:
         appender = self._appenders.get(level)
         if appender is None:
-            appender = self._appenders[level] = Appender(self._address, self._append_timeout(level), level)
+            longest = None if self._options.append_timeout is None else _LONGEST_APPEND
+            appender = Appender(self._address, self._append_timeout(level), level, longest)
+            self._appenders[level] = appender
         return appender
 
     def _append_timeout(self, level: Durability) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from ag06.errors import OutcomeUnknown, StoreUnavailable
+from ag06.persistence.log import Disconnected
 from ag06.persistence.redis.client import Command
 from ag06.persistence.redis.scripts import script
 from ag06.persistence.redis.wire import Wire
@@ -72,7 +73,8 @@ class Receipts:
     async def send(self, calls: Sequence[Call], tail: Command | None = None) -> list[Any]:
         """Return the replies to `calls`, then to `tail`; a refused one has an exception in its place.
 
-        Raises `StoreUnavailable` if none of them was done, `OutcomeUnknown` if that could not be learnt.
+        Raises `StoreUnavailable` if none of them was done, `OutcomeUnknown` if that could not be learnt; `Disconnected`
+        (one of those) if the server closed every connection that carried them.
         """
         await self._settle_doubts()
         receipt = self._earlier(calls)
@@ -110,7 +112,8 @@ class Receipts:
                 lost = StoreUnavailable(str(refusals[0]))
             if loop.time() >= deadline:
                 self._doubt(calls, receipt)
-                raise OutcomeUnknown(f"{lost}; whether the call before was done is unknown")
+                unknown = Disconnected if isinstance(lost, Disconnected) else OutcomeUnknown
+                raise unknown(f"{lost}; whether the call before was done is unknown")
             await asyncio.sleep(0.05 * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
 
     def _earlier(self, calls: Sequence[Call]) -> Receipt | None:

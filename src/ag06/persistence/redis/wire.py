@@ -6,7 +6,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable, TooLarge
+from ag06.errors import (
+    AG06Error,
+    ConfigurationError,
+    OutcomeUnknown,
+    StoreError,
+    StoreUnavailable,
+    TooLarge,
+)
+from ag06.persistence.log import Disconnected
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.client import (
     ANSWERS,
@@ -106,7 +114,8 @@ class Wire:
         `patience`: how many seconds may pass without a byte sent or received, `timeout` unless given; a large request
         has more, see `carrying_time`. `most_reply`: of a larger reply, in bytes, the rest is not waited for.
 
-        Raises `StoreUnavailable` if nothing was sent, `OutcomeUnknown` if the connection was lost after that.
+        Raises `StoreUnavailable` if nothing was sent, `Disconnected` if the connection was lost after that, and
+        `OutcomeUnknown` if there was no reply in time.
         """
         async with self._turn:
             await self.open()
@@ -176,7 +185,7 @@ class Wire:
             ) from None
         except (ClientError, OSError) as error:
             await self._drop()
-            raise OutcomeUnknown(
+            raise Disconnected(
                 f"the connection to {self.address.shown} was lost before its reply ({error}); the outcome is unknown"
             ) from None
         except BaseException:

@@ -83,11 +83,13 @@ class Writer(threading.Thread):
         waiters: Waiters,
         setup: str = "",
         placement: Placement | None = None,
+        on_connect: Callable[[], None] = lambda: None,
     ) -> None:
         """Write to `path` and answer in the running loop.
 
         Waits up to `timeout` seconds for other processes; `durable`: sync when an operation asks for it. `setup`: a
-        statement for each new connection. `placement`: checked after each commit, before anyone is answered.
+        statement for each new connection, after which `on_connect` is called in the writer's thread. `placement` is
+        checked after each commit, before anyone is answered.
         """
         super().__init__(name="ag06-sqlite", daemon=True)
         self._path = path
@@ -102,6 +104,7 @@ class Writer(threading.Thread):
         self._synchronous = ""
         self._setup = setup
         self._placement = placement
+        self._on_connect = on_connect
         self._beside = None if placement is None else BesideFiles(placement, path)
         self._database = ForkSafeConnection(self._connect)
         self._version: int | None = None
@@ -229,6 +232,7 @@ class Writer(threading.Thread):
                 connection.execute(self._setup).fetchone()
             if self._beside is not None:
                 self._beside.reopened()
+            self._on_connect()
         except BaseException:
             connection.close()
             raise
