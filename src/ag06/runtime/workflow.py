@@ -434,7 +434,7 @@ class Workflow:
             ) from None
 
     async def close(self) -> None:
-        """Close the store; needed only by a process that publishes and does not run the steps."""
+        """Close what the calling event loop has open of the store; needed only where it publishes and runs no steps."""
         await self.events.close()
 
     async def serve(self) -> None:
