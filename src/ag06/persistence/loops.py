@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from ag06.persistence.log import EventLog
 
-_inherited: list[object] = []  # logs of the parent process: closing them here would close its files and locks
+_inherited: list[object] = []
+"""Logs and loops of the parent process: the end of a loop here would take its wake-ups from the parent's selector."""
 
 
 class LogsByLoop:
@@ -22,16 +23,18 @@ class LogsByLoop:
     def __init__(self, make: Callable[[], EventLog]) -> None:
         """`make` returns a log to be opened."""
         self._make = make
-        self.opened: dict[asyncio.AbstractEventLoop, EventLog] = {}
-        self.forget()
+        self._begin()
         _all.add(self)
+
+    def _begin(self) -> None:
+        self.opened: dict[asyncio.AbstractEventLoop, EventLog] = {}
+        self._opening: dict[asyncio.AbstractEventLoop, asyncio.Task[EventLog]] = {}
+        self._lock = threading.Lock()
 
     def forget(self) -> None:
         """Begin with nothing: what a child process has of its parent's logs is not for use."""
-        _inherited.extend(self.opened.values())
-        self.opened.clear()
-        self._opening: dict[asyncio.AbstractEventLoop, asyncio.Task[EventLog]] = {}
-        self._lock = threading.Lock()  # the parent's may be held by a thread that is not here
+        _inherited.extend((self.opened, self._opening))
+        self._begin()  # a lock of its own too: the parent's may be held by a thread that is not here
 
     async def open(self) -> EventLog:
         """Return the log of the running loop, opened if it is not."""

@@ -8,6 +8,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 from ag06.errors import ConfigurationError, StoreUnavailable
 from ag06.persistence.sqlite import forks
@@ -99,10 +100,12 @@ def connect(path: str, wait: float = 0.0, cache_kib: int = 2048) -> sqlite3.Conn
     """Return a connection in autocommit mode that waits up to `wait` seconds for a lock by itself.
 
     `cache_kib`: pages it may keep in memory. Reading goes through the log once, so it gains nothing by keeping many.
-    Only for `opened` and a `ForkSafeConnection`. Raises `StoreError` where a fork has made SQLite's locks unreal.
+    Only for `opened` and a `ForkSafeConnection`. A file that is missing is not made. Raises `StoreError` where a fork
+    has made SQLite's locks unreal.
     """
     forks.check(path)
-    connection = sqlite3.connect(path, timeout=wait, isolation_level=None, check_same_thread=False)
+    url = f"file:{quote(os.fsencode(path))}?mode=rw"
+    connection = sqlite3.connect(url, uri=True, timeout=wait, isolation_level=None, check_same_thread=False)
     try:
         connection.execute(f"PRAGMA cache_size = -{cache_kib}")
         connection.execute("PRAGMA journal_size_limit = 67108864")
