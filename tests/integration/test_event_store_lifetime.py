@@ -19,6 +19,7 @@ import pytest
 
 from ag06 import ConfigurationError, StoreError
 from ag06.persistence import EventStore, persistence
+from forking import Forked
 from records import eventually
 
 # Since 3.12 Python warns of every fork in a process with threads, and a store has threads.
@@ -511,6 +512,23 @@ async def test_a_child_process_of_multiprocessing_uses_the_store_of_its_parent(s
     assert await data(persistence) == in_parent
     assert await persistence.persist_event("t", "s", "parent again") is not None
     await persistence.close()
+
+
+def test_a_child_is_told_to_use_an_event_loop_of_its_own(store_url: str) -> None:
+    store = EventStore(store_url)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(store.persist_event("t", "s", "parent"))
+
+    def work() -> str:
+        with pytest.raises(StoreError, match="use a new one here"):
+            loop.run_until_complete(store.persist_event("t", "s", "refused"))
+        return str(asyncio.run(store.persist_event("t", "s", "child")))
+
+    assert Forked(work).answer() != "None"
+    assert "refused" not in loop.run_until_complete(data(store))
+    loop.run_until_complete(store.close())
+    assert Forked(work).answer() != "None"
+    loop.close()
 
 
 @forks

@@ -8,10 +8,14 @@ import threading
 import weakref
 from collections.abc import Callable
 
+from ag06.errors import StoreError
 from ag06.persistence.log import EventLog
 
 _inherited: list[object] = []
-"""Logs and loops of the parent process: the end of a loop here would take its wake-ups from the parent's selector."""
+"""Logs of the parent process: closing them here would close its files and locks."""
+_of_parent: set[asyncio.AbstractEventLoop] = set()
+_used: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+"""The loops of this process that have used a store."""
 
 
 class LogsByLoop:
@@ -33,12 +37,21 @@ class LogsByLoop:
 
     def forget(self) -> None:
         """Begin with nothing: what a child process has of its parent's logs is not for use."""
-        _inherited.extend((self.opened, self._opening))
+        _inherited.append(self.opened)
         self._begin()  # a lock of its own too: the parent's may be held by a thread that is not here
 
     async def open(self) -> EventLog:
-        """Return the log of the running loop, opened if it is not."""
+        """Return the log of the running loop, opened if it is not.
+
+        Raises `StoreError` in a loop of the parent process, where two processes would take each other's wake-ups.
+        """
         loop = asyncio.get_running_loop()
+        _used.add(loop)
+        if loop in _of_parent:
+            raise StoreError(
+                "this event loop was used before the process was forked, and shares its selector with the parent; "
+                "use a new one here, as asyncio.run(...) does"
+            )
         while True:
             with self._lock:
                 task = self._opening.get(loop)
@@ -115,6 +128,7 @@ _all: weakref.WeakSet[LogsByLoop] = weakref.WeakSet()
 
 
 def _forget_parent() -> None:
+    _of_parent.update(_used)
     for logs in list(_all):
         logs.forget()
 
