@@ -522,7 +522,7 @@ def test_a_child_is_told_to_use_an_event_loop_of_its_own(store_url: str) -> None
     def work() -> str:
         with pytest.raises(StoreError, match="use a new one here"):
             loop.run_until_complete(store.persist_event("t", "s", "refused"))
-        return str(asyncio.run(store.persist_event("t", "s", "child")))
+        return str(asyncio.run(store.persist_event("t", "s", os.getpid())))
 
     assert Forked(work).answer() != "None"
     assert "refused" not in loop.run_until_complete(data(store))
