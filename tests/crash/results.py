@@ -24,6 +24,7 @@ FULL = {
     "SIGSTOP past the lease": 200,
     "network cut or slow": 200,
     "clock jump": 100,
+    "fork under load": 200,
     "soak (720,000 events in a whole run)": 1,
 }
 """The cycles of a whole run, by fault."""

@@ -21,6 +21,7 @@ import pytest
 from ag06 import ConfigurationError, StoreError
 from ag06.persistence import EventStore, persistence
 from ag06.persistence.stores import locate
+from forking import Forked
 from records import eventually
 
 # Since 3.12 Python warns of every fork in a process with threads, and a store has threads.
@@ -462,16 +463,16 @@ def test_one_loop_after_another_finds_what_was_stored_and_leaks_nothing(store_ur
 
     asyncio.run(eventually(settled))
     asyncio.run(store.close())
+    gc.collect()  # here, where the warnings are expected
 
 
 def test_a_loop_that_rests_keeps_its_log_when_another_one_closes(store_url: str) -> None:
     store = EventStore(store_url)
-    resting = asyncio.new_event_loop()
-    resting.run_until_complete(store.persist_event("t", "s", 1))
-    asyncio.run(asyncio.wait_for(store.close(), 20))
-    assert resting.run_until_complete(data(store)) == [1]
-    resting.run_until_complete(store.close())
-    resting.close()
+    with asyncio.Runner() as resting:
+        resting.run(store.persist_event("t", "s", 1))
+        asyncio.run(asyncio.wait_for(store.close(), 20))
+        assert resting.run(data(store)) == [1]
+        resting.run(store.close())
 
 
 # Processes
@@ -513,6 +514,22 @@ async def test_a_child_process_of_multiprocessing_uses_the_store_of_its_parent(s
     assert await data(persistence) == in_parent
     assert await persistence.persist_event("t", "s", "parent again") is not None
     await persistence.close()
+
+
+def test_a_child_is_told_to_use_an_event_loop_of_its_own(store_url: str) -> None:
+    store = EventStore(store_url)
+
+    def work() -> str:
+        with pytest.raises(StoreError, match="use a new one here"):
+            runner.run(store.persist_event("t", "s", "refused"))
+        return str(asyncio.run(store.persist_event("t", "s", os.getpid())))
+
+    with asyncio.Runner() as runner:
+        runner.run(store.persist_event("t", "s", "parent"))
+        assert Forked(work).answer() != "None"
+        assert "refused" not in runner.run(data(store))
+        runner.run(store.close())
+        assert Forked(work).answer() != "None"
 
 
 @forks

@@ -38,9 +38,8 @@ def store(path: Path) -> EventStore:
 
 @pytest.fixture
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    yield loop
-    loop.close()
+    with asyncio.Runner() as runner:
+        yield runner.get_loop()
 
 
 def publish(store: EventStore, source: str, count: int = 1) -> list[str]:
@@ -266,15 +265,13 @@ connection.execute("COMMIT")
         holder = await asyncio.create_subprocess_exec(
             sys.executable, "-c", holding, str(path), stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        assert holder.stdin is not None
         assert holder.stdout is not None
         await holder.stdout.readline()
         waiting = asyncio.create_task(store.persist_event("a", "parent"))
         await asyncio.sleep(0.05)
         child = Forked(lambda: publish(store, "child"))  # at once, though the holder holds on
         assert not waiting.done()
-        holder.stdin.write(b"\n")
-        await holder.wait()
+        await holder.communicate(b"\n")
         ids = [await waiting, *await asyncio.to_thread(child.answer)]
         await store.close()
         return ids

@@ -69,7 +69,7 @@ class EventStore:
     """Persists events and reads them back, on the store that a URL names.
 
     One object serves a whole process: every event loop that uses it (in whatever thread) gets a log of its own on
-    first use, and so does a child process after `fork`.
+    first use and closes it, and so does a child process after `fork`.
     """
 
     def __init__(self, store: str | None = None, **settings: Any) -> None:

@@ -9,10 +9,15 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 
+from ag06.errors import StoreError
 from ag06.persistence.log import EventLog
 from ag06.tasks import finished, start_task
 
-_inherited: list[object] = []  # logs of the parent process: closing them here would close its files and locks
+_inherited: list[object] = []
+"""Logs of the parent process: closing them here would close its files and locks."""
+_of_parent: set[asyncio.AbstractEventLoop] = set()
+_used: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+"""The loops of this process that have used a store."""
 
 
 class LogsByLoop:
@@ -24,20 +29,31 @@ class LogsByLoop:
     def __init__(self, make: Callable[[], EventLog]) -> None:
         """`make` returns a log to be opened."""
         self._make = make
-        self.opened: dict[asyncio.AbstractEventLoop, EventLog] = {}
-        self.forget()
+        self._begin()
         _all.add(self)
+
+    def _begin(self) -> None:
+        self.opened: dict[asyncio.AbstractEventLoop, EventLog] = {}
+        self._opening: dict[asyncio.AbstractEventLoop, asyncio.Task[EventLog]] = {}
+        self._lock = threading.Lock()
 
     def forget(self) -> None:
         """Begin with nothing: what a child process has of its parent's logs is not for use."""
-        _inherited.extend(self.opened.values())
-        self.opened.clear()
-        self._opening: dict[asyncio.AbstractEventLoop, asyncio.Task[EventLog]] = {}
-        self._lock = threading.Lock()  # the parent's may be held by a thread that is not here
+        _inherited.append(self.opened)
+        self._begin()  # a lock of its own too: the parent's may be held by a thread that is not here
 
     async def open(self) -> EventLog:
-        """Return the log of the running loop, opened if it is not."""
+        """Return the log of the running loop, opened if it is not.
+
+        Raises `StoreError` in a loop of the parent process, where two processes would take each other's wake-ups.
+        """
         loop = asyncio.get_running_loop()
+        _used.add(loop)
+        if loop in _of_parent:
+            raise StoreError(
+                "this event loop was used before the process was forked, and shares its selector with the parent; "
+                "use a new one here, as asyncio.run(...) does"
+            )
         while True:
             with self._lock:
                 task = self._opening.get(loop)
@@ -114,6 +130,7 @@ _all: weakref.WeakSet[LogsByLoop] = weakref.WeakSet()
 
 
 def _forget_parent() -> None:
+    _of_parent.update(_used)
     for logs in list(_all):
         logs.forget()
 

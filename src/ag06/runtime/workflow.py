@@ -453,7 +453,7 @@ class Workflow:
             raise TimeoutError(f"workflow {self.name!r}: {state} after {timeout} s{here}") from None
 
     async def close(self) -> None:
-        """Close the store; needed only by a process that publishes and does not run the steps."""
+        """Close what the calling event loop has open of the store; needed only where it publishes and runs no steps."""
         await self.events.close()
 
     async def serve(self) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from ag06.errors import StoreUnavailable
 from ag06.persistence.journal.claim import is_claimed
 from ag06.persistence.journal.letters import Letters
+from ag06.persistence.sqlite.forks import uninterrupted
 
 
 class FoundJournal(msgspec.Struct, frozen=True):
@@ -63,7 +64,10 @@ def _store(path: Path) -> str:
 
 def _count(path: Path) -> tuple[int | None, str | None]:
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1)) as connection:
+        with (
+            uninterrupted(),
+            contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1)) as connection,
+        ):
             (count,) = connection.execute("SELECT count(*) FROM entries WHERE record IS NOT NULL").fetchone()
     except sqlite3.Error as error:
         return None, str(error)

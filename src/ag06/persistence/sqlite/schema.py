@@ -110,12 +110,12 @@ def connect(path: str, wait: float = 0.0, cache_kib: int = 2048) -> sqlite3.Conn
     """Return a connection in autocommit mode that waits up to `wait` seconds for a lock by itself.
 
     `cache_kib`: pages it may keep in memory. Reading goes through the log once, so it gains nothing by keeping many.
-    Only for `opened` and a `ForkSafeConnection`. Raises `StoreError` where a fork has made SQLite's locks unreal.
+    Only for `opened` and a `ForkSafeConnection`. A file that is missing is not made. Raises `StoreError` where a fork
+    has made SQLite's locks unreal.
     """
     forks.check(path)
-    # Never makes the file: one that was removed meanwhile must not come back empty.
-    uri = f"file:{quote(path)}?mode=rw"
-    connection = sqlite3.connect(uri, uri=True, timeout=wait, isolation_level=None, check_same_thread=False)
+    url = f"file:{quote(os.fsencode(path))}?mode=rw"
+    connection = sqlite3.connect(url, uri=True, timeout=wait, isolation_level=None, check_same_thread=False)
     try:
         connection.execute(f"PRAGMA cache_size = -{cache_kib}")
         connection.execute("PRAGMA journal_size_limit = 67108864")
