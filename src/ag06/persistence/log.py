@@ -349,7 +349,9 @@ class EventLog(Protocol):
     async def retry_dead_letters(self, letters: Sequence[tuple[str, str]]) -> int:
         """Deliver `(group, event id)` again to that group alone, attempts at zero; return how many were found.
 
-        It goes to the end of its subject: behind what is in the log now and not settled, before what comes later.
+        It goes to the end of its subject: behind what is in the log now and not settled, before what comes later. Not
+        found, and left where it is: one whose group is not known or listens to another type. One whose event the
+        group has still before it is found and not delivered twice.
         """
         ...
 

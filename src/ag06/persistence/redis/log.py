@@ -61,6 +61,7 @@ class RedisLog:
         self._upkeep = Upkeep(self._control, self._registry, retention, options.retention_by_type)
         self._writer = os.urandom(8).hex()
         self._written = 0
+        self._closed = False
         self._subscriptions: weakref.WeakSet[RedisSubscription] = weakref.WeakSet()
 
     @property
@@ -84,6 +85,7 @@ class RedisLog:
 
     async def close(self) -> None:
         """Finish what was accepted and disconnect."""
+        self._closed = True
         try:
             for subscription in list(self._subscriptions):
                 try:
@@ -110,6 +112,8 @@ class RedisLog:
         """Append records in order; see `EventLog.append`."""
         if not records:
             return []
+        if self._closed:
+            raise StoreError(f"the log at {self._address.shown} is not open")
         return await self._appender(durability or self._durability).append(records, max_backlog)
 
     def _appender(self, level: Durability) -> Appender:

@@ -1,4 +1,4 @@
--- Append what is due. Returns how many events are due later.
-promote(500)
+-- Append a bite of what is due. Returns ms until the next one is due, 0: there is more to append now, -1: nothing is left.
+local wait = promote(500)
 keep_counts()
-return redis.call('ZCARD', P .. 'scheduled')
+return wait or -1
