@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from ag06.errors import StoreError
-from ag06.persistence.log import Acknowledge, EventLog
+from ag06.persistence.log import Acknowledge, EventLog, StepSpec
 from conftest import OpenLog
-from records import GROUP, collect, done, events, eventually, nothing, numbers, output, record, registered
+from records import GROUP, TYPE, collect, done, events, eventually, nothing, numbers, output, record, registered
 
 
 async def test_a_delivery_that_is_named_twice_in_one_settlement_is_settled_once(log: EventLog) -> None:
@@ -45,13 +46,25 @@ async def test_outputs_without_a_delivery_are_stored(log: EventLog) -> None:
     assert len(await events(log, types=("billed",))) == 1
 
 
+async def test_a_step_that_is_to_begin_in_the_future_begins_at_the_end(log: EventLog) -> None:
+    await log.register("other", [StepSpec("other.step", TYPE, "beginning")])
+    await log.append([record(1)])
+    subscription = await registered(log, start=int(time.time() * 1000) + 3_600_000)
+    assert await log.pending([GROUP]) == 0
+    await log.append([record(2)])
+    assert numbers(held := await collect(subscription, 1)) == [2]
+    assert await subscription.commit([done(*held)]) == [True]
+    assert await log.pending([GROUP]) == 0
+
+
 async def test_housekeeping_appends_all_that_is_due(log: EventLog) -> None:
-    await log.append([record(n, delay=0.01) for n in range(1_200)])
-    await asyncio.sleep(0.05)
+    await log.append([record(n, delay=0.6) for n in range(1_200)])
+    scheduled = (await log.stats()).scheduled  # fewer, where it took long to append them
+    await asyncio.sleep(0.6)
 
     async def is_done() -> bool:
         await log.maintain()
-        return (await log.stats()).scheduled != 1_200
+        return (await log.stats()).scheduled != scheduled
 
     await eventually(is_done)
     assert (await log.stats()).scheduled == 0

@@ -242,6 +242,25 @@ async def test_a_journal_takes_what_is_refused_and_hands_it_on_once(server: Valk
         await chain.account(range(30))
 
 
+async def test_a_worker_starts_in_a_process_whose_events_wait_in_the_journal(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    earlier = Chain(server.url)
+    await earlier.publish_all(range(10))
+    await earlier.app.close()
+    _exceed(server)
+    chain = Chain(server.url, journal=str(tmp_path / "journal"))
+    chain.gate.set()
+    await chain.publish_all(range(10, 20))
+    for _ in range(2):  # the second time it finds a journal that a process has left behind
+        async with chain.app.running():
+            await eventually(lambda: _seen(chain, 10))
+        await chain.app.close()
+    configure(server, maxmemory="0")
+    async with chain.app.running():
+        await chain.account(range(20))
+
+
 async def _seen(chain: Chain, count: int) -> bool:
     return chain.seen >= set(range(count))
 

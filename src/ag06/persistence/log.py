@@ -113,7 +113,8 @@ class StepSpec(msgspec.Struct, frozen=True):
     Attributes:
         group: `workflow.step`, the name of its consumer group.
         type: what it listens to.
-        start: where it begins if the store does not know it: `"beginning"`, `"end"`, milliseconds since the epoch, or
+        start: where it begins if the store does not know it: `"beginning"`, `"end"`, milliseconds since the epoch (in
+            the future: `"end"`), or
             `None`: at the beginning if the whole workflow is new to the store, else at the end.
     """
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ag06.errors import AG06Error, OutcomeUnknown, StoreUnavailable
+from ag06.errors import AG06Error, OutcomeUnknown, StoreFull, StoreUnavailable
 from ag06.persistence.log import Appended, Durability, Record
 from ag06.persistence.measuring import APPEND, begin
 from ag06.persistence.redis.address import Address
@@ -18,7 +18,7 @@ from ag06.persistence.redis.durability import Sync, confirm, find_sync
 from ag06.persistence.redis.memory_limit import with_amounts
 from ag06.persistence.redis.receipts import Call, Doubt, Receipts
 from ag06.persistence.redis.records import Chunk, cut_chunks, doubt
-from ag06.persistence.redis.wire import OverMemoryLimit, Wire
+from ag06.persistence.redis.wire import Wire
 
 _logger = logging.getLogger("ag06.persistence.redis")
 
@@ -213,7 +213,7 @@ async def _first_refusal(wire: Wire, replies: Sequence[Any]) -> AG06Error | None
     if reply is None:
         return None
     error = wire.explain(reply)
-    return await with_amounts(error, wire) if isinstance(error, OverMemoryLimit) else error
+    return await with_amounts(error, wire) if isinstance(error, StoreFull) else error
 
 
 def _refused(error: AG06Error, digits: bytes, doubts: tuple[bytes, ...]) -> AG06Error:

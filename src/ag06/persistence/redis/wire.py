@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
+from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreFull, StoreUnavailable
 from ag06.monitoring.instruments import ACTIVE_CONNECTIONS
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.scripts import NAMES, Script, script
@@ -54,10 +54,6 @@ _KEYLESS = (b"WAIT", b"WAITAOF", "WAIT", "WAITAOF")
 
 class GroupLost(StoreUnavailable):
     """The server does not know a group any more: it was emptied, or the group was destroyed."""
-
-
-class OverMemoryLimit(StoreUnavailable):
-    """The server uses more memory than its limit, and takes no new events."""
 
 
 class Wire:
@@ -304,7 +300,7 @@ def explain(error: Exception, shown: str) -> AG06Error:
     codes = {type(error).__name__.removesuffix("Error").upper(), *_CODE.findall(text)}
     for code, meaning in _REFUSALS.items():
         if code in codes or (code == "OOM" and isinstance(error, redis.exceptions.OutOfMemoryError)):
-            kind = OverMemoryLimit if code == "OOM" else StoreUnavailable
+            kind = StoreFull if code == "OOM" else StoreUnavailable
             return kind(f"{shown} {meaning}; nothing was done")
     return StoreError(f"{shown} refused: {text}")
 
