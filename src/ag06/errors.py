@@ -59,10 +59,6 @@ class StoreUnavailable(StoreError, ConnectionError):  # noqa: N818 - a public na
     """The store cannot be reached or refuses to write now; nothing is known to be stored. Try again later."""
 
 
-class StoreFull(StoreUnavailable):
-    """The store is over its memory limit and takes no new events; it answers everything else and can be drained."""
-
-
 class OutcomeUnknown(StoreUnavailable):
     """The connection was lost before the store's reply: the event may or may not be stored.
 

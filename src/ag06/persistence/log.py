@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from ag06.errors import StoreUnavailable
+
 Durability = Literal["server", "fsync", "replicated"]
 
 AGEING_MS = 10_000
@@ -105,6 +107,10 @@ class Cut(msgspec.Struct, frozen=True):
     type: str
     level: int
     below: int
+
+
+class StoreFull(StoreUnavailable):
+    """The store is over its memory limit and takes no new events; it answers everything else and can be drained."""
 
 
 class StepSpec(msgspec.Struct, frozen=True):
@@ -304,8 +310,9 @@ class EventLog(Protocol):
     ) -> list[Appended]:
         """Append records in order; return when they are durable. Check and append are one atomic operation each.
 
-        Raises `StoreUnavailable` when nothing was stored, `OutcomeUnknown` when that cannot be known; its `doubts` then
-        let a later append of the same records find out, as `Record.doubt`.
+        Raises `StoreUnavailable` when nothing was stored, `StoreFull` where the store refuses nothing but that, and
+        `OutcomeUnknown` when it cannot be known; its `doubts` then let a later append of the same records find out, as
+        `Record.doubt`.
         """
         ...
 

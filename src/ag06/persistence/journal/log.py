@@ -18,7 +18,6 @@ from ag06.errors import (
     ConfigurationError,
     OutcomeUnknown,
     StoreError,
-    StoreFull,
     StoreUnavailable,
 )
 from ag06.persistence.journal.claim import Claims
@@ -29,7 +28,7 @@ from ag06.persistence.journal.orphans import adopt
 from ag06.persistence.journal.passing import PassingLog
 from ag06.persistence.journal.state import JournalState
 from ag06.persistence.journal.waiting import WaitingRoom
-from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Record, StepSpec
+from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Record, StepSpec, StoreFull
 from ag06.persistence.outage import Outage
 
 _logger = logging.getLogger("ag06.persistence.journal")

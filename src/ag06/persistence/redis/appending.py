@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from ag06.errors import AG06Error, OutcomeUnknown, StoreFull, StoreUnavailable
-from ag06.persistence.log import Appended, Durability, Record
+from ag06.errors import AG06Error, OutcomeUnknown, StoreUnavailable
+from ag06.persistence.log import Appended, Durability, Record, StoreFull
 from ag06.persistence.measuring import APPEND, begin
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.durability import Sync, confirm, find_sync

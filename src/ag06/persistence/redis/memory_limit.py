@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from ag06.errors import AG06Error, StoreFull
+from ag06.errors import AG06Error
+from ag06.persistence.log import StoreFull
 from ag06.persistence.redis.wire import Wire
 
 _MB = 1 << 20  # as the server counts: `maxmemory 100mb`

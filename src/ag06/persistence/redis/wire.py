@@ -9,8 +9,9 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreFull, StoreUnavailable
+from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
 from ag06.monitoring.instruments import ACTIVE_CONNECTIONS
+from ag06.persistence.log import StoreFull
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.scripts import NAMES, Script, script
 
