@@ -165,7 +165,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One event handed to one step, until it is settled.
 
     Attributes:
-        token: the store's own name for it.
+        token: the store's own name for it and for its lease, with a serial that grows with each hand-over.
         attempts: failed attempts before this one.
         first_failed_ms: when the first of them failed; 0: none did.
         deaths: workers that died while they were known to run this very event.
@@ -268,8 +268,9 @@ class Subscription(Protocol):
     async def commit(self, settlements: Sequence[Settlement]) -> list[bool]:
         """Settle deliveries; each settlement is one atomic operation in the store.
 
-        Returns, for each, whether it was accepted: `False` if this worker no longer holds one of its deliveries (it was
-        taken over, or settled by an earlier call whose reply was lost); then nothing of that settlement was done.
+        Returns, for each, whether it was accepted: `False` if this worker no longer has the lease that one of its
+        deliveries was handed out with (it was taken over, and may have come back since, or it was settled); then
+        nothing of that settlement was done. The other operations pass over such a delivery.
         """
         ...
 
@@ -286,7 +287,7 @@ class Subscription(Protocol):
         ...
 
     async def close(self) -> None:
-        """Give back everything still held and leave the group."""
+        """Give back everything still held and leave the group; from now on `fetch` returns nothing."""
         ...
 
 
