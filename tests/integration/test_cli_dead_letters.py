@@ -186,3 +186,27 @@ async def test_a_removed_step_is_forgotten_and_its_dead_letters_stay(
     ended = ag06("dead-letters", "retry", refused, *store, cwd=tmp_path)
     assert (ended.code, ended.out) == (1, "0 delivered again\n")
     assert "their step was removed" in ended.err
+
+
+async def test_a_step_that_listens_to_another_type_now_gets_none_of_the_old_dead_letters(
+    shop: Shop, store_url: str, tmp_path: Path
+) -> None:
+    (refused,) = await shop.process(-1)
+    for step in ("shop.bill", "shop.count"):
+        assert ag06("steps", "remove", step, "--yes", "--store", store_url, cwd=tmp_path).code == 0
+    app, seen = Workflow("shop", store=store_url), []
+
+    @app.step("order.paid")
+    async def bill(event: Event) -> None:
+        seen.append(event.type)
+
+    async with app.running():
+        assert await app.dead_letters.retry(step="bill") == 0
+        ended = ag06("dead-letters", "retry", "--all", "--store", store_url, cwd=tmp_path)
+        assert (ended.code, ended.out) == (1, "0 delivered again\n")
+        assert "listens to another type now" in ended.err
+        await app.publish("order.paid", "web", {})
+        await app.drain(timeout=30)
+    assert seen == ["order.paid"]
+    (letter,) = [letter async for letter in app.dead_letters.read()]
+    assert letter.event.id == refused

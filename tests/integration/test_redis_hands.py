@@ -18,7 +18,7 @@ from ag06.persistence.redis.receiving import hand_back
 from ag06.persistence.redis.wire import Wire
 from faults import configure
 from proxy import Proxy
-from records import GROUP, TYPE, collect, done, eventually, failure, nothing, numbers, record, registered
+from records import GROUP, TYPE, collect, done, eventually, failure, numbers, record, registered
 from servers import ValkeyServer
 
 _STREAM = f"{{hands}}:s:{TYPE}:1"
@@ -71,16 +71,6 @@ async def test_an_event_that_a_dead_worker_got_after_its_release_is_taken_over(l
     await log.release_worker("ghost")
     await _read_unseen(client, "ghost")
     assert numbers(await collect(subscription, 1)) == [1]
-
-
-async def test_a_worker_paused_past_its_lease_does_not_take_over_from_itself(log: RedisLog) -> None:
-    subscription = await registered(log, visibility=0.2)
-    await log.append([record(1)])
-    (delivery,) = await collect(subscription, 1)
-    await asyncio.sleep(0.6)
-    assert await nothing(subscription)
-    assert await subscription.commit([done(delivery)]) == [True]
-    assert (await log.stats()).groups[0].backlog == 0
 
 
 async def test_what_a_worker_does_not_know_of_is_given_back_however_much_it_holds(log: RedisLog, client: Any) -> None:

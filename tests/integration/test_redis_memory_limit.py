@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,21 @@ async def test_a_chain_of_steps_is_drained_by_workers_old_and_new(server: Valkey
                 await other.app.publish("in", data=50)
 
 
+async def test_a_log_that_waits_for_the_disk_is_drained_too(server: ValkeyServer) -> None:
+    configure(server, appendonly="yes", appendfsync="always")
+    log = RedisLog(server.url, LogOptions(durability="fsync"))
+    await log.open()
+    await log.append([record(1)])
+    _exceed(server)
+    subscription = await registered(log)
+    (delivery,) = await collect(subscription, 1)
+    assert await subscription.commit([done(delivery, outputs=[output(1, "billed", delivery)])]) == [True]
+    await log.write_note("knobs", b"x")
+    with pytest.raises(StoreUnavailable, match=_AMOUNTS):
+        await log.append([record(2)])
+    await log.close()
+
+
 async def test_a_publish_inside_a_step_fails_that_step_and_its_retry_goes_through(server: ValkeyServer) -> None:
     app = Workflow("shop", store=server.url)
     tried = 0
@@ -240,6 +256,27 @@ async def test_a_journal_takes_what_is_refused_and_hands_it_on_once(server: Valk
         await eventually(lambda: _seen(chain, 10))
         configure(server, maxmemory="0")
         await chain.account(range(30))
+
+
+async def test_steps_are_made_known_while_events_wait_in_the_journal(server: ValkeyServer, tmp_path: Path) -> None:
+    directory = str(tmp_path / "journal")
+    store = EventStore(server.url, journal=directory)
+    await store.persist_event(TYPE, "s", 1)
+    _exceed(server)
+    await store.persist_event(TYPE, "s", 2)
+    for opened in (store, EventStore(server.url, journal=directory)):  # the second finds what the first leaves behind
+        log = await opened.log()
+        await eventually(partial(_is_refused, opened))
+        subscription = await registered(log, group=f"shop.{id(opened)}", start="beginning")
+        (delivery,) = await collect(subscription, 1)
+        assert await subscription.commit([done(delivery)]) == [True]
+        await subscription.close()
+        await opened.close()
+
+
+async def _is_refused(store: EventStore) -> bool:
+    state = await store.journal_state()
+    return state is not None and "memory limit" in (state.problem or "")
 
 
 async def _seen(chain: Chain, count: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from ag06.errors import OutcomeUnknown
+from ag06.errors import OutcomeUnknown, StoreUnavailable
 
 Durability = Literal["server", "fsync", "replicated"]
 
@@ -120,13 +120,18 @@ class Cut(msgspec.Struct, frozen=True):
     below: int
 
 
+class StoreFull(StoreUnavailable):
+    """The store is over its memory limit and takes no new events; it answers everything else and can be drained."""
+
+
 class StepSpec(msgspec.Struct, frozen=True):
     """One step as the store must know it.
 
     Attributes:
         group: `workflow.step`, the name of its consumer group.
         type: what it listens to.
-        start: where it begins if the store does not know it: `"beginning"`, `"end"`, milliseconds since the epoch, or
+        start: where it begins if the store does not know it: `"beginning"`, `"end"`, milliseconds since the epoch (in
+            the future: `"end"`), or
             `None`: at the beginning if the whole workflow is new to the store, else at the end.
     """
 
@@ -171,7 +176,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One event handed to one step, until it is settled.
 
     Attributes:
-        token: the store's own name for it.
+        token: the store's own name for it and for its lease, with a serial that grows with each hand-over.
         attempts: failed attempts before this one.
         first_failed_ms: when the first of them failed; 0: none did.
         deaths: workers that died while they were known to run this very event, less those that came back: it is
@@ -284,9 +289,10 @@ class Subscription(Protocol):
     async def commit(self, settlements: Sequence[Settlement]) -> list[bool]:
         """Settle deliveries; each settlement is one atomic operation in the store.
 
-        Returns, for each, whether it was accepted: `False` if this worker no longer holds one of its deliveries (it was
-        taken over, or settled by an earlier call whose reply was lost); then nothing of that settlement was done.
-        Raises `TooLarge`, with the answers so far, at a settlement that the store will never take for its size.
+        Returns, for each, whether it was accepted: `False` if this worker no longer has the lease that one of its
+        deliveries was handed out with (it was taken over, and may have come back since, or it was settled); then
+        nothing of that settlement was done. The other operations pass over such a delivery. Raises `TooLarge`, with
+        the answers so far, at a settlement that the store will never take for its size.
         """
         ...
 
@@ -311,7 +317,7 @@ class Subscription(Protocol):
         ...
 
     async def close(self) -> None:
-        """Give back everything still held and leave the group."""
+        """Give back everything still held and leave the group; from now on `fetch` returns nothing."""
         ...
 
 
@@ -335,8 +341,9 @@ class EventLog(Protocol):
     ) -> list[Appended]:
         """Append records in order; return when they are durable. Check and append are one atomic operation each.
 
-        Raises `StoreUnavailable` when nothing was stored, `OutcomeUnknown` when that cannot be known; its `doubts` then
-        let a later append of the same records find out, as `Record.doubt`.
+        Raises `StoreUnavailable` when nothing was stored, `StoreFull` where the store refuses nothing but that, and
+        `OutcomeUnknown` when it cannot be known; its `doubts` then let a later append of the same records find out, as
+        `Record.doubt`.
         """
         ...
 
@@ -389,7 +396,9 @@ class EventLog(Protocol):
     async def retry_dead_letters(self, letters: Sequence[tuple[str, str]]) -> int:
         """Deliver `(group, event id)` again to that group alone, attempts at zero; return how many were found.
 
-        It goes to the end of its subject: behind what is in the log now and not settled, before what comes later.
+        It goes to the end of its subject: behind what is in the log now and not settled, before what comes later. Not
+        found, and left where it is: one whose group is not known or listens to another type. One whose event the
+        group has still before it is found and not delivered twice.
         """
         ...
 

@@ -99,7 +99,7 @@ class DeadLetters:
         """Deliver those that the filters name now again, each to the step that gave up on it; return how many.
 
         An event keeps its id and its correlation and has all its attempts again. Not counted: those whose step was
-        removed from the store, or that somebody else took meanwhile.
+        removed from the store or listens to another type now, and those that somebody else took meanwhile.
         """
         keys: list[tuple[str, str]] = []
         origins = _Origins()

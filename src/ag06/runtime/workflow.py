@@ -153,8 +153,8 @@ class Workflow:
             timeout: seconds a call may take.
             concurrency: calls that run at once in one worker: a number that stays as it is, or a knob of this workflow.
                 `None`: 10 at first, and the optimizer may move it.
-            start: `"beginning"`, `"end"` or an aware datetime, for a step the store does not know; `None`: the
-                beginning in a workflow that is new to the store, else the end.
+            start: `"beginning"`, `"end"` or an aware datetime (in the future: the end), for a step the store does not
+                know; `None`: the beginning in a workflow that is new to the store, else the end.
         """
         check_brackets("step", event_type)
         frame = caller_frame()

@@ -12,7 +12,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import msgspec
 
 from ag06.breaker import CircuitBreaker
-from ag06.errors import AG06Error, CircuitOpen, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable
+from ag06.errors import (
+    AG06Error,
+    CircuitOpen,
+    ConfigurationError,
+    OutcomeUnknown,
+    StoreError,
+    StoreUnavailable,
+)
 from ag06.persistence.journal.claim import Claims
 from ag06.persistence.journal.depth import Depth, show_letters
 from ag06.persistence.journal.draining import Draining, is_refusal
@@ -24,7 +31,7 @@ from ag06.persistence.journal.place import JournalMoved
 from ag06.persistence.journal.rescue import Rescue
 from ag06.persistence.journal.state import JournalState
 from ag06.persistence.journal.waiting import Waiting, WaitingRoom
-from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Record, StepSpec
+from ag06.persistence.log import Appended, Durability, EventLog, LogOptions, LogStats, Record, StepSpec, StoreFull
 from ag06.persistence.outage import Outage
 from ag06.tasks import completed, start_task
 
@@ -96,6 +103,7 @@ class JournaledLog(PassingLog):
         self._steps: dict[str, Sequence[StepSpec]] = {}
         self._recovery: asyncio.Task[None] | None = None
         self._problem: str | None = None
+        self._full = False  # the problem is that the store takes no new events; it answers all else
         self._closed = False
         self._stay = 0
 
@@ -197,7 +205,7 @@ class JournaledLog(PassingLog):
 
     async def register(self, workflow: str, steps: Sequence[StepSpec]) -> None:
         """Make the steps known; where the store is away, raise that, and do it before the journal is drained."""
-        if not self._reached or self.breaker.state != "closed":
+        if not self._reached or (self.breaker.state != "closed" and not self._full):
             self._steps[workflow] = tuple(steps)
             raise StoreUnavailable(f"the store is away: {self._problem}")
         try:
@@ -289,7 +297,7 @@ class JournaledLog(PassingLog):
 
     def _refused(self, error: StoreUnavailable) -> None:
         """Note that the store refused: from now on events go to the journal."""
-        self._problem = str(error)
+        self._problem, self._full = str(error), isinstance(error, StoreFull)
         try:
             with self.breaker:
                 raise error
@@ -426,7 +434,7 @@ class JournaledLog(PassingLog):
 
     async def _waits(self, error: Exception) -> None:
         """Note why nothing can be handed on; let those who wait in memory go, if a disk takes their events by now."""
-        self._problem = _words(error)
+        self._problem, self._full = _words(error), isinstance(error, StoreFull)
         self._outage.failed(error)
         try:
             while (call := self._room.first()) is not None:

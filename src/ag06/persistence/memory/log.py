@@ -332,6 +332,7 @@ class MemorySubscription:
         self._worker = worker
         self._visibility_ms = visibility * 1000
         self._now_ms = now_ms
+        self._closed = False
         if group not in log.state.groups:
             raise ConfigurationError(f"step {group!r} is not registered")
 
@@ -345,7 +346,7 @@ class MemorySubscription:
         """Return deliveries; see the port."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
-        while True:
+        while limit > 0 and not self._closed:
             arrived = asyncio.Event()
             with self._log.lock:
                 began = begin()
@@ -365,13 +366,15 @@ class MemorySubscription:
             finally:
                 with self._log.lock:
                     self._log.waiting.pop(arrived, None)
+        return []
 
     def _take(self, limit: int) -> list[Delivery]:
         now_ms = self._now_ms()
         self._log.state.see_clock(now_ms)
         self._log.state.promote(now_ms)
         group = self._group
-        group.keep(self._worker, now_ms, now_ms + self._visibility_ms)
+        if group.first_expiry_ms <= now_ms:
+            self._extend(group)  # whoever fetches is alive: it takes over from others alone
         group.expire(now_ms)
         deliveries: list[Delivery] = []
         while len(deliveries) < limit and (pending := group.next_runnable()) is not None:
@@ -432,15 +435,19 @@ class MemorySubscription:
         """Extend the lease of everything held; see the port."""
         began = begin()
         with self._log.lock:
-            now_ms = self._now_ms()
-            self._log.state.see_clock(now_ms)
-            for pending in self._group.pending.values():
-                if pending.worker is not None and pending.holder is self:
-                    pending.until_ms = now_ms + self._visibility_ms
+            self._log.state.see_clock(self._now_ms())
+            self._extend(self._group)
         RENEW.done(began)
+
+    def _extend(self, group: Group) -> None:
+        until_ms = self._now_ms() + self._visibility_ms
+        for pending in group.pending.values():
+            if pending.worker is not None and pending.holder is self:
+                pending.until_ms = until_ms
 
     async def close(self) -> None:
         """Give everything back; see the port."""
+        self._closed = True
         with self._log.lock:
             group = self._group
             for pending in group.pending.values():

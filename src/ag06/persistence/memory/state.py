@@ -135,13 +135,6 @@ class Group:
                 count += 1
         return count
 
-    def keep(self, worker: str, now_ms: float, until_ms: float) -> None:
-        """Extend the leases of a worker that fetches if some lease ended: it takes over none of its own."""
-        if self.first_expiry_ms <= now_ms:
-            for pending in self.pending.values():
-                if pending.worker == worker:
-                    pending.until_ms = until_ms
-
     def expire(self, now_ms: float) -> None:
         """Take over every lease that ended, and make ready what waited for its time."""
         while self.delayed and self.delayed[0][0] <= now_ms:
@@ -400,10 +393,11 @@ class State:
     def settle(self, group: Group, settlement: Settlement, worker: str, now_ms: int) -> bool:
         """Do one settlement whole, or nothing of it."""
         if isinstance(settlement, Acknowledge):
-            if any(group.held(delivery.token, worker) is None for delivery in settlement.deliveries):
+            tokens = {delivery.token for delivery in settlement.deliveries}
+            if any(group.held(token, worker) is None for token in tokens):
                 return False
-            for delivery in settlement.deliveries:
-                group.settle(delivery.token[0])
+            for position, _ in tokens:
+                group.settle(position)
             for record in settlement.outputs:
                 self.append(record, now_ms, 0)
             return True
@@ -437,9 +431,10 @@ class State:
     def retry(self, name: str, event_id: str) -> bool:
         """Deliver a dead letter again to its group alone."""
         group = self.groups.get(name)
-        if group is None or (name, event_id) not in self.dead:
+        _, entry = self.dead.get((name, event_id), (None, None))
+        if group is None or entry is None or entry.type != group.type:
             return False
-        _, entry = self.dead.pop((name, event_id))
+        del self.dead[name, event_id]
         if entry.stored.position not in group.open:  # else the step was removed and came back: it has the event still
             tail = None if entry.subject is None else self.last[entry.type, entry.subject]
             group.retry(entry, tail)

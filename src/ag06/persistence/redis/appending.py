@@ -11,10 +11,9 @@ from typing import Any
 import msgspec
 
 from ag06.errors import AG06Error, OutcomeUnknown, StoreUnavailable, TooLarge
-from ag06.persistence.log import Appended, Disconnected, Durability, Record
+from ag06.persistence.log import Appended, Disconnected, Durability, Record, StoreFull
 from ag06.persistence.measuring import APPEND, begin
 from ag06.persistence.redis.address import Address
-from ag06.persistence.redis.client import OverMemoryLimit
 from ag06.persistence.redis.durability import Sync, confirm, find_sync
 from ag06.persistence.redis.memory_limit import with_amounts
 from ag06.persistence.redis.receipts import Call, Doubt, Receipts
@@ -237,7 +236,7 @@ async def _first_refusal(wire: Wire, replies: Sequence[Any]) -> AG06Error | None
     if reply is None:
         return None
     error = wire.explain(reply)
-    return await with_amounts(error, wire) if isinstance(error, OverMemoryLimit) else error
+    return await with_amounts(error, wire) if isinstance(error, StoreFull) else error
 
 
 def _refused(error: AG06Error, digits: bytes, doubts: tuple[bytes, ...]) -> AG06Error:

@@ -1,5 +1,6 @@
 -- How the groups stand. ARGV: names of groups, packed; none: all. Returns {group, type, backlog, in flight, dead letters,
 -- oldest ms or -1} of each.
+local RETRIED = 100 -- dead letters tried again whose age is looked at
 local wanted = cmsgpack.unpack(ARGV[1])
 if #wanted == 0 then
   wanted = redis.call('HKEYS', P .. 'groups')
@@ -42,6 +43,9 @@ local function stand(group, event_type)
   local retried = redis.pcall('XPENDING', P .. 'x:' .. group, group)
   if not retried.err then
     in_flight = in_flight + retried[1]
+    for _, entry in ipairs(redis.call('XRANGE', P .. 'x:' .. group, '-', '+', 'COUNT', RETRIED)) do
+      see(entry[2][8] .. '-0')
+    end
   end
   local backlog = tonumber(redis.call('HGET', P .. 'added', event_type) or 0)
     - tonumber(redis.call('HGET', P .. 'done:' .. event_type, group) or 0)

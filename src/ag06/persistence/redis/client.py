@@ -10,6 +10,7 @@ from typing import Any
 
 from ag06.errors import AG06Error, ConfigurationError, StoreError, StoreUnavailable
 from ag06.monitoring.instruments import ACTIVE_CONNECTIONS
+from ag06.persistence.log import StoreFull
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.mistakes import in_handshake
 
@@ -63,10 +64,6 @@ _WRONG_SERVER = (
 )
 _WRONG_ROLE = re.compile(r"\b(READONLY|UNBLOCKED)\b")
 """Codes that stand within a message: of a script on Redis 6.2, and of what ends a wait."""
-
-
-class OverMemoryLimit(StoreUnavailable):
-    """The server uses more memory than its limit, and takes no new events."""
 
 
 class GroupLost(StoreUnavailable):
@@ -211,6 +208,6 @@ def explain(error: Exception, shown: str) -> AG06Error:
         return GroupLost(f"{shown} does not know the group any more")
     for code, meaning in _REFUSALS.items():
         if code in codes or (code == "OOM" and isinstance(error, redis.exceptions.OutOfMemoryError)):
-            kind = OverMemoryLimit if code == "OOM" else StoreUnavailable
+            kind = StoreFull if code == "OOM" else StoreUnavailable
             return kind(f"{shown} {meaning}; nothing was done")
     return StoreError(f"{shown} refused: {text}")

@@ -67,6 +67,7 @@ class RedisLog:
         self._upkeep = Upkeep(self._control, self._registry, retention, options.retention_by_type)
         self._writer = os.urandom(8).hex()
         self._written = 0
+        self._closed = False
         self._subscriptions: weakref.WeakSet[RedisSubscription] = weakref.WeakSet()
 
     @property
@@ -105,10 +106,12 @@ class RedisLog:
 
     async def close(self) -> None:
         """Finish what was accepted and disconnect."""
+        self._closed = True
         subscriptions = list(self._subscriptions)
         ends = await asyncio.gather(*(one.close() for one in subscriptions), return_exceptions=True)
         for appender in self._appenders.values():
             await appender.close()
+        self._appenders.clear()
         await self._control.close()
         for outcome in ends:
             # Where the store is away, their deliveries are taken over when the leases end.
@@ -129,6 +132,8 @@ class RedisLog:
         """Append records in order; see `EventLog.append`."""
         if not records:
             return []
+        if self._closed:
+            raise StoreError(f"the log at {self._address.shown} is not open")
         return await self._appender(durability or self._durability).append(records, max_backlog)
 
     def _appender(self, level: Durability) -> Appender:

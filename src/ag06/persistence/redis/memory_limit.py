@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ag06.errors import AG06Error
-from ag06.persistence.redis.client import OverMemoryLimit
+from ag06.persistence.log import StoreFull
 from ag06.persistence.redis.wire import Wire
 
 _MB = 1 << 20  # as the server counts: `maxmemory 100mb`
@@ -33,7 +33,7 @@ async def read_memory(wire: Wire) -> Memory:
     return Memory(int(lines.get("used_memory", "0")), int(lines.get("maxmemory", "0")))
 
 
-async def with_amounts(error: OverMemoryLimit, wire: Wire) -> OverMemoryLimit:
+async def with_amounts(error: StoreFull, wire: Wire) -> StoreFull:
     """Return an error that names use and limit; the same one if the server does not tell them."""
     try:
         memory = await read_memory(wire)
@@ -41,7 +41,7 @@ async def with_amounts(error: OverMemoryLimit, wire: Wire) -> OverMemoryLimit:
         return error
     if not memory.limit:
         return error
-    return OverMemoryLimit(
+    return StoreFull(
         f"{wire.address.shown} is over its memory limit and takes no new events: {memory}; its workers go on and can "
         "drain it; shorten the retention, archive, or raise maxmemory; nothing was stored"
     )

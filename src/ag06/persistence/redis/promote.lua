@@ -1,8 +1,7 @@
--- Append what is due. Returns how many events are due later.
-promote(500)
+-- Append a bite of what is due. Returns ms until the next one is due, 0: there is more to append now, -1: nothing is left.
+local wait = promote(500)
 keep_counts()
-local count = redis.call('ZCARD', P .. 'scheduled')
-if count == 0 then
+if not wait then -- nothing is scheduled
   redis.call('DEL', P .. 'scheduled:since') -- what workers of an older release left there
 end
-return count
+return wait or -1

@@ -45,15 +45,18 @@ class Registry:
             )
 
     async def _start(self, wire: Wire, step: StepSpec) -> tuple[str, int, str]:
-        """Return the start as the script takes it; for a time also how many events lie before it, and the last id."""
+        """Return the start as the script takes it; for a time also how many events lie before it, and the last id.
+
+        A time that is still to come is the end of the log: what is skipped until then would count as never done.
+        """
         if not isinstance(step.start, int):
             return step.start or "", 0, ""
         if await wire.run_command("HEXISTS", f"{self._prefix}groups", step.group):
             return "end", 0, ""
         last, added = await wire.ask(("GET", f"{self._prefix}clock"), ("HGET", f"{self._prefix}added", step.type))
-        behind = f"{max(step.start - 1, 0)}-18446744073709551615" if step.start > 0 else "0-0"
-        later = 0
-        end = id_of(position_of(last)) if last else "0-0"
+        end_position = position_of(last) if last else 0
+        first = min(max(step.start << 20, 1) - 1, end_position)
+        behind, end, later = id_of(first), id_of(end_position), 0
         for level in range(4):
             key, at = f"{self._prefix}s:{step.type}:{level}", f"{step.start}-0"
             while True:

@@ -1,10 +1,38 @@
--- Deliver dead letters of one group again, to it alone. ARGV: group, type, event ids. Returns how many were found.
+-- Deliver dead letters of one group again, to it alone. ARGV: group, type, event ids. Returns how many were found; those of
+-- another type stay: the step of this name listens to something else now.
 -- Such an event goes to the end of its subject: behind what is in the log now, before what comes later.
+
+-- Whether the group has an event still before it, because its step was removed and registered again.
+local function is_open(recorded, level, body)
+  local key = stream(event_type, level)
+  local is_read = is_before(recorded .. '-' .. LARGEST_N, cursor(key))
+  if is_read and #redis.call('XPENDING', key, group, recorded, recorded, 1) == 0 then
+    return false
+  end
+  for _, entry in ipairs(redis.call('XRANGE', key, recorded, recorded)) do
+    if entry[2][2] == body then
+      return is_before(cursor(key), entry[1]) or holder(level .. ':' .. entry[1]) ~= nil
+    end
+  end
+  return false
+end
+
+local function forget_letter(event_id)
+  redis.call('HDEL', P .. 'dead:' .. group, event_id)
+  redis.call('ZREM', P .. 'dead', group .. '\31' .. event_id)
+end
+
 local found = 0
 for _, event_id in ipairs(cmsgpack.unpack(ARGV[3])) do
   local packed = redis.call('HGET', P .. 'dead:' .. group, event_id)
-  if packed then
-    local letter = cjson.decode(packed)
+  local letter = packed and cjson.decode(packed)
+  if letter and cjson.decode(letter[3]).type ~= event_type then
+    letter = nil
+  end
+  if letter and is_open(letter[1], letter[2], letter[3]) then
+    forget_letter(event_id)
+    found = found + 1
+  elseif letter then
     local recorded, level, body, subject = letter[1], letter[2], letter[3], letter[4]
     local key, id, order = P .. 'x:' .. group, next_id(), recorded - level * AGEING_MS
     local token = 'x:' .. id .. ':' .. order
@@ -21,8 +49,7 @@ for _, event_id in ipairs(cmsgpack.unpack(ARGV[3])) do
     redis.call('XADD', key, id, 'b', body, 'p', previous, 'k', order, 'r', recorded, 'l', level, 's', subject)
     redis.call('XREADGROUP', 'GROUP', group, NOBODY, 'COUNT', 1, 'STREAMS', key, '>')
     make_ready(token)
-    redis.call('HDEL', P .. 'dead:' .. group, event_id)
-    redis.call('ZREM', P .. 'dead', group .. '\31' .. event_id)
+    forget_letter(event_id)
     redis.call('HINCRBY', P .. 'done:' .. event_type, group, -1)
     found = found + 1
   end

@@ -34,7 +34,9 @@ class Upkeep:
 
     async def run(self) -> None:
         """Append what is due; trim, if nobody did for a while."""
-        await self._wire.run("promote")
+        for _ in range(_BITES):
+            if await self._wire.run("promote") != 0:
+                break
         times = [_TRIM_SECONDS * 1000, self._retention_ms, *self._by_type_ms.values()]
         turn_ms = min([millis for millis in times if millis > 0])
         if not await self._wire.run("turn", turn_ms):

@@ -34,11 +34,11 @@ def register(connection: sqlite3.Connection, workflow: str, steps: Sequence[Step
 def _place(connection: sqlite3.Connection, workflow: str, spec: StepSpec, start: str | int) -> None:
     type_id = find_type(connection, spec.type)
     (appended,) = connection.execute("SELECT appended FROM types WHERE id = ?", (type_id,)).fetchone()
-    if start == "end":
+    first = -1
+    if start != "beginning":
         (last,) = connection.execute("SELECT max(seq) FROM events").fetchone()
-        first = last or 0
-    else:
-        first = (start << 20) - 1 if isinstance(start, int) else -1
+        # Not behind the end, for a time that is still to come: what is skipped until then would count as never done.
+        first = min((start << 20) - 1, last or 0) if isinstance(start, int) else last or 0
     (ahead,) = connection.execute(
         "SELECT count(*) FROM events WHERE stream BETWEEN ? AND ? AND seq > ?", (type_id * 4, type_id * 4 + 3, first)
     ).fetchone()

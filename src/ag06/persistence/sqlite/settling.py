@@ -68,7 +68,7 @@ class Settling:
         return True
 
     def _settle(self, settlement: Settlement) -> bool:
-        deliveries = deliveries_of(settlement)
+        deliveries = {delivery.token: delivery for delivery in deliveries_of(settlement)}.values()
         if not all(self._holds(delivery) for delivery in deliveries):
             return False
         if isinstance(settlement, Postpone):

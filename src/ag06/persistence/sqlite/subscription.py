@@ -65,13 +65,14 @@ class SqliteSubscription:
         self._now_ms = now_ms
         self._type = ""
         self._number = 0
+        self._closed = False
         self._outage = Outage(f"step {group}")
 
     # Fetch
 
     async def fetch(self, limit: int, wait: float) -> list[Delivery]:
         """Return deliveries; see the port."""
-        if limit < 1:
+        if limit < 1 or self._closed:
             return []
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
@@ -91,6 +92,8 @@ class SqliteSubscription:
                     claimed = Claimed([], self._type, self._now_ms() + int(pause * 1000))
                 else:
                     self._outage.over()
+                if self._closed:
+                    return []
                 if not claimed.type and self._type:
                     _logger.warning(
                         "step %s was removed from the store: it receives nothing until registered again", self._name
@@ -168,7 +171,7 @@ class SqliteSubscription:
             # Woken before the commit, they look behind it: their claims queue after this transaction.
             self._waiters.wake(types)
         group = table.load_group(connection, self._name)
-        if group is None:
+        if group is None or self._closed:
             return Claimed([])
         until_ms = now_ms + self._visibility_ms
         # Who claims is alive: its own lease, unless another worker ended it, goes on. One that a former process of the
@@ -245,6 +248,7 @@ class SqliteSubscription:
 
     async def close(self) -> None:
         """Give everything back; see the port."""
+        self._closed = True
 
         def work(connection: sqlite3.Connection) -> None:
             group = table.load_group(connection, self._name)
