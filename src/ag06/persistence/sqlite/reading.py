@@ -6,6 +6,7 @@ import heapq
 import sqlite3
 from collections.abc import Callable, Iterator
 from itertools import islice
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ PAGE = 1000
 PAGE_BYTES = 4 << 20
 """About the bytes of their bodies after which a page or a fetch ends."""
 _CHUNK = 16
+_last_column = itemgetter(-1)
 
 _decode_failure = msgspec.json.Decoder(Failure).decode
 _BY_POSITION = "SELECT seq, body FROM events WHERE seq > ? AND seq <= ? AND +stream >= 0 ORDER BY seq LIMIT ?"
@@ -134,12 +136,13 @@ def some(cursor: sqlite3.Cursor, most_bytes: int) -> tuple[list[Any], bool]:
     Return also whether it may have more, left out for their bytes.
     """
     rows: list[Any] = []
-    size = 0
-    while chunk := cursor.fetchmany(_CHUNK):
+    size, count = 0, _CHUNK
+    while chunk := cursor.fetchmany(count):
         rows += chunk
-        size += sum([len(row[-1]) for row in chunk])
-        if len(chunk) < _CHUNK or size >= most_bytes:
+        size += sum(map(len, map(_last_column, chunk)))
+        if len(chunk) < count or size >= most_bytes:
             break
+        count = min(4 * count, 1 + (most_bytes - size) * len(rows) // max(1, size))
     cursor.close()
     return rows, size >= most_bytes
 
