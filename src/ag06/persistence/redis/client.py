@@ -11,7 +11,7 @@ from typing import Any
 from ag06.errors import AG06Error, ConfigurationError, StoreError, StoreUnavailable
 from ag06.monitoring.instruments import ACTIVE_CONNECTIONS
 from ag06.persistence.redis.address import Address
-from ag06.persistence.redis.mistakes import in_handshake
+from ag06.persistence.redis.mistakes import in_handshake, is_tls_error
 
 try:
     import redis
@@ -176,6 +176,8 @@ def is_cut_short(error: Exception) -> bool:
     """Whether a connection was accepted, but then closed, or answered with something that nobody expected."""
     if isinstance(error, (redis.ResponseError, *ANSWERS)):
         return False
+    if is_tls_error(error):
+        return True
     cause = error.__cause__ or error.__context__
     return isinstance(error, redis.exceptions.InvalidResponse | TimeoutError | redis.TimeoutError) or (
         isinstance(error, redis.ConnectionError)
