@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
+import socket
+import ssl
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -112,7 +116,8 @@ async def test_a_url_with_tls_for_a_server_without_is_named(valkey: ValkeyServer
     assert "write redis://" in await refused(url, tmp_path)
 
 
-async def test_a_server_that_is_no_redis_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+async def test_a_server_that_is_no_redis_is_named(scheme: str, tmp_path: Path) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
         writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
@@ -120,8 +125,32 @@ async def test_a_server_that_is_no_redis_is_named(tmp_path: Path) -> None:
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    assert "does not answer as a Redis" in await refused(f"redis://127.0.0.1:{port}/0", tmp_path)
+    said = await refused(f"{scheme}://127.0.0.1:{port}/0", tmp_path)
+    assert ("does not answer as a Redis" if scheme == "redis" else "does not speak TLS") in said
     server.close()
+
+
+async def test_a_server_that_wants_a_certificate_of_its_clients_is_named(authority: Authority, tmp_path: Path) -> None:
+    context = await asyncio.to_thread(authority.server, "mutual", "IP:127.0.0.1")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(authority.file)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=_shake_hands, args=(listening, context), daemon=True).start()
+        url = f"rediss://127.0.0.1:{listening.getsockname()[1]}/0?ssl_ca_certs={authority.file}"
+        assert "CERTIFICATE_REQUIRED" in await refused(url, tmp_path)
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def _shake_hands(listening: socket.socket, context: ssl.SSLContext) -> None:
+    """Accept connections, and close each behind the handshake."""
+    while True:
+        try:
+            connection, _ = listening.accept()
+        except OSError:
+            return
+        with contextlib.suppress(OSError):
+            context.wrap_socket(connection, server_side=True)
+        connection.close()
 
 
 async def test_a_wrong_password_user_or_database_is_named(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ local NEEDED = {
   { 'RPUSH', key, 'v' },
   { 'SCRIPT', 'LOAD', 'return 1' },
   { 'SET', key, 'v' },
+  { 'SETRANGE', key, '0', 'v' },
   { 'TIME' },
   { 'XACK', key, 'g', '1-1' },
   { 'XADD', key, '*', 'f', 'v' },
@@ -50,6 +51,7 @@ local NEEDED = {
   { 'ZRANGE', key, '0', '0' },
   { 'ZRANGEBYSCORE', key, '0', '0' },
   { 'ZREM', key, 'm' },
+  { 'ZSCORE', key, 'm' },
 }
 local refused = {}
 if redis.acl_check_cmd then -- from Redis 7 on

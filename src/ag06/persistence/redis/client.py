@@ -12,7 +12,7 @@ from ag06.errors import AG06Error, ConfigurationError, StoreError, StoreUnavaila
 from ag06.monitoring.instruments import ACTIVE_CONNECTIONS
 from ag06.persistence.log import StoreFull
 from ag06.persistence.redis.address import Address
-from ag06.persistence.redis.mistakes import in_handshake
+from ag06.persistence.redis.mistakes import in_handshake, is_tls_error
 
 try:
     import redis
@@ -173,6 +173,8 @@ def is_cut_short(error: Exception) -> bool:
     """Whether a connection was accepted, but then closed, or answered with something that nobody expected."""
     if isinstance(error, (redis.ResponseError, *ANSWERS)):
         return False
+    if is_tls_error(error):
+        return True
     cause = error.__cause__ or error.__context__
     return isinstance(error, redis.exceptions.InvalidResponse | TimeoutError | redis.TimeoutError) or (
         isinstance(error, redis.ConnectionError)

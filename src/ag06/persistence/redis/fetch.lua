@@ -154,6 +154,9 @@ local function read_news(keys)
     local found = redis.call('XREADGROUP', 'GROUP', group, worker, 'COUNT', count, 'STREAMS', keys[1], keys[2], keys[3],
       keys[4], '>', '>', '>', '>')
     local full = false
+    for _, list in ipairs(lists) do
+      list.cut = false
+    end
     for _, pair in ipairs(found or {}) do
       local list = by_key[pair[1]]
       if not list then
@@ -161,7 +164,8 @@ local function read_news(keys)
         by_key[pair[1]] = list
         lists[#lists + 1] = list
       end
-      full = full or #pair[2] == count
+      list.cut = #pair[2] == count -- there may be more of a lower rank than what other streams have
+      full = full or list.cut
       events = events + #pair[2]
       for _, entry in ipairs(pair[2]) do
         bytes = bytes + #entry[2][2]
@@ -216,6 +220,9 @@ local function choose(lists, ready, olds)
       taken[best] = taken[best] + 1
       bytes = bytes + #lists[best].entries[taken[best]][2][2]
       head(best)
+      if lists[best].cut and not lists[best].entries[taken[best] + 1] then
+        break
+      end
     end
   end
   return taken, from_ready > 0

@@ -24,10 +24,12 @@ _ADVICE = {
 _PASSING = {None, "TLSV1_ALERT_INTERNAL_ERROR", "UNEXPECTED_EOF_WHILE_READING", "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"}
 """What may go well the next time, by OpenSSL's name."""
 
+_NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}
+
 
 def check_files(address: Address) -> None:
     """Raise `ConfigurationError` if a file that a URL with TLS names cannot be used."""
-    options = {key: values[0] for key, values in parse_qs(urlsplit(address.url).query).items()}
+    options = _options(address)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if (bundle := options.get("ssl_ca_certs")) is not None:
         with _naming(address, "ssl_ca_certs", bundle, "a file of PEM certificates"):
@@ -43,6 +45,10 @@ def check_files(address: Address) -> None:
     with _naming(address, "ssl_certfile", certificate, "a PEM certificate, with its key there or in ssl_keyfile"):
         # A password in any case: without one the library asks for it on the terminal.
         context.load_cert_chain(certificate, key, options.get("ssl_password", ""))
+
+
+def _options(address: Address) -> dict[str, str]:
+    return {key: values[0] for key, values in parse_qs(urlsplit(address.url).query).items()}
 
 
 @contextlib.contextmanager
@@ -62,9 +68,19 @@ def in_handshake(error: BaseException) -> str | None:
             return f"its certificate is not accepted ({cause.verify_message.rstrip('.')}); {advice}"
         if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError):
             return None
+        if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
+            return f"it does not speak TLS ({cause.reason}); correct host, port or scheme"
         if isinstance(cause, ssl.SSLError) and cause.reason not in _PASSING:
             return f"TLS fails ({cause.reason}); compare the options ssl_... of the URL with what the server asks for"
     return None
+
+
+def is_tls_error(error: BaseException) -> bool:
+    """Whether TLS failed for another reason than a certificate that was not accepted."""
+    causes = list(_causes(error))
+    return any(isinstance(cause, ssl.SSLError) for cause in causes) and not any(
+        isinstance(cause, ssl.SSLCertVerificationError) for cause in causes
+    )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -77,16 +93,20 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 async def find_other_protocol(node: Address) -> str | None:
     """Ask whether a server that cut a connection short speaks TLS where the URL says plain, or the other way round.
 
-    Return what to write instead; `None` if it does not say.
+    Return what to write instead; `None` if it does not say. A server that wants a certificate of its clients is asked
+    too: what it says of that is lost when it closes a connection on which something was sent.
     """
     parts = urlsplit(node.url)
     host, port = parts.hostname or "localhost", parts.port or 6379
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_PROBE_SECONDS):
-            if parts.scheme == "rediss" and await _speaks_plainly(host, port):
+            if parts.scheme == "redis":
+                return "it speaks TLS; write rediss:// for redis://" if await _speaks_tls(host, port) else None
+            if await _speaks_plainly(host, port):
                 return "it speaks without TLS; write redis:// for rediss://"
-            if parts.scheme == "redis" and await _speaks_tls(host, port):
-                return "it speaks TLS; write rediss:// for redis://"
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_PROBE_SECONDS):
+            return await _find_alert(host, port, node)
     return None
 
 
@@ -101,11 +121,34 @@ async def _speaks_plainly(host: str, port: int) -> bool:
     return False
 
 
-async def _speaks_tls(host: str, port: int) -> bool:
+def _trusting() -> ssl.SSLContext:
+    """Return a context that accepts every server: nothing is sent to it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent: it is asked for its protocol
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+async def _find_alert(host: str, port: int, node: Address) -> str | None:
+    """Return what a server with TLS objects to after the handshake."""
+    context = _trusting()
+    options = _options(node)
+    if (certificate := options.get("ssl_certfile")) is not None:
+        context.load_cert_chain(certificate, options.get("ssl_keyfile"), options.get("ssl_password", ""))
+    writer = None
     try:
-        _, writer = await asyncio.open_connection(host, port, ssl=context)
+        reader, writer = await asyncio.open_connection(host, port, ssl=context)
+        await reader.read(1)
+    except OSError as error:
+        return in_handshake(error)
+    finally:
+        if writer is not None:
+            writer.transport.abort()
+    return None
+
+
+async def _speaks_tls(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(host, port, ssl=_trusting())
     except ssl.SSLError as error:
         return "ALERT" in (error.reason or "")
     except OSError:

@@ -58,7 +58,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
 NAMES = tuple(_PARTS)
 _PUBLISHING = frozenset({"append", "admit"})
 """What a server over its memory limit refuses."""
-_READING = frozenset({"census", "settled"})
+_READING = frozenset({"allowed", "census", "measure", "newest", "settled", "tally"})
 """What writes nothing. All other scripts drain the log, keep it or lead in it, and go through at any memory limit."""
 
 

@@ -6,6 +6,7 @@ import sqlite3
 
 from ag06.persistence.log import AGEING_MS, Delivery
 from ag06.persistence.sqlite.deliveries import BLOCKED, LAPSED, LEASED, LEVELS, GroupRow, next_serial, open_before
+from ag06.persistence.sqlite.reading import PAGE_BYTES, some
 
 _FARTHEST = 4000  # events that one transaction may find blocked before others get their turn
 _PAGE = 1000
@@ -41,6 +42,8 @@ class Claim:
         self._rows: list[tuple[int, int, int, int, int | None, int | None]] = []
         self._new: set[int] = set()
         self._blocked = 0
+        self._bytes = 0
+        self._seen = _ALL
         self.more = False
         self.deliveries: list[Delivery] = []
 
@@ -61,26 +64,30 @@ class Claim:
 
     def _look(self, page: int) -> bool:
         """Take what may run of the next events; return whether there were any."""
+        self._seen = _ALL
         candidates = self._ready() + self._unread(page)
         candidates.sort(key=_by_rank)
         for rank, seq, delivery, prev, prev_level in candidates:
-            if len(self.deliveries) == self._limit:
+            if len(self.deliveries) == self._limit or self._bytes >= PAGE_BYTES or (rank, seq) > self._seen:
                 break
+            taken = len(self.deliveries)
             if prev_level is None:
                 self._taken.append((delivery.token[3], self._worker, self._group.id, seq))
                 self.deliveries.append(delivery)
             else:
                 self._read(rank, seq, delivery, prev, prev_level)
+            if len(self.deliveries) > taken:
+                self._bytes += len(delivery.body)
         return bool(candidates)
 
     def _ready(self) -> list[_Candidate]:
         if self._taken:
             return []
-        rows = self._execute(_READY, (self._group.id, self._limit)).fetchall()
+        rows, is_cut = some(self._execute(_READY, (self._group.id, self._limit)), PAGE_BYTES)
         if not rows:
             return []
         worker, serial = self._worker, next_serial(self._connection)
-        return [
+        found: list[_Candidate] = [
             (
                 rank,
                 seq,
@@ -101,12 +108,16 @@ class Claim:
             )
             for seq, rank, a, f, d, s, stream, ordered, body in rows
         ]
+        if is_cut:
+            self._seen = min(self._seen, _by_rank(found[-1]))
+        return found
 
     def _unread(self, page: int) -> list[_Candidate]:
         found: list[_Candidate] = []
         worker = self._worker
         for level in LEVELS:
-            rows = self._execute(_UNREAD, (self._group.type * 4 + level, self._group.read[level], page))
+            cursor = self._execute(_UNREAD, (self._group.type * 4 + level, self._group.read[level], page))
+            rows, is_cut = some(cursor, PAGE_BYTES)
             ageing = level * AGEING_MS
             found += [
                 (
@@ -118,6 +129,8 @@ class Claim:
                 )
                 for seq, prev, prev_level, ordered, body in rows
             ]
+            if is_cut:
+                self._seen = min(self._seen, _by_rank(found[-1]))
         return found
 
     def _read(self, rank: int, seq: int, delivery: Delivery, prev: int, prev_level: int) -> None:
@@ -138,6 +151,10 @@ class Claim:
             return None
         before = open_before(self._connection, self._group, prev, level)
         return prev if before is None and prev in self._new else before
+
+
+_ALL = (1 << 63, 0)
+"""Rank and position up to which everything was looked at, unless bodies were too large."""
 
 
 def _by_rank(candidate: _Candidate) -> tuple[int, int]:

@@ -6,7 +6,8 @@ import heapq
 import sqlite3
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import TypeVar
+from operator import itemgetter
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,6 +15,10 @@ from ag06.persistence.log import Failure, GroupInfo, LogStats, Query, Stored, St
 
 PAGE = 1000
 """Events read at once: no snapshot is held between pages, so the write-ahead log can be folded back."""
+PAGE_BYTES = 4 << 20
+"""About the bytes of their bodies after which a page or a fetch ends."""
+_CHUNK = 16
+_last_column = itemgetter(-1)
 
 _decode_failure = msgspec.json.Decoder(Failure).decode
 _BY_POSITION = "SELECT seq, body FROM events WHERE seq > ? AND seq <= ? AND +stream >= 0 ORDER BY seq LIMIT ?"
@@ -95,27 +100,51 @@ def _before_newest(connection: sqlite3.Connection, span: Span, count: int) -> in
 def page(connection: sqlite3.Connection, span: Span) -> list[Stored]:
     """Return the next events of a span, and move it on."""
     if span.streams is None:
-        rows = connection.execute(_BY_POSITION, (span.after, span.last, PAGE)).fetchall()
+        rows, _ = some(connection.execute(_BY_POSITION, (span.after, span.last, PAGE)), PAGE_BYTES)
         if rows:
             span.after = rows[-1][0]
     else:
         span.connection = connection
         if span.merged is None:
             span.merged = heapq.merge(*(_stride(stream, span) for stream in span.streams))
-        rows = list(islice(span.merged, PAGE))
+        rows, size = [], 0
+        for row in islice(span.merged, PAGE):
+            rows.append(row)
+            size += len(row[-1])
+            if size >= PAGE_BYTES:
+                break
     return [Stored(seq, seq >> 20, body) for seq, body in rows]
 
 
 def _stride(stream: int, span: Span) -> Iterator[_Row]:
     """Yield the rows of one stream, read a stride at a time: a page over many streams keeps few rows of each."""
     after = span.after
-    length = max(16, PAGE // len(span.streams or (0,)))
+    sharing = len(span.streams or (0,))
+    length = max(16, PAGE // sharing)
+    most = PAGE_BYTES // sharing
     while span.connection is not None:
-        rows = span.connection.execute(_BY_STREAM, (stream, after, span.last, length)).fetchall()
+        rows, is_cut = some(span.connection.execute(_BY_STREAM, (stream, after, span.last, length)), most)
         yield from rows
-        if len(rows) < length:
+        if len(rows) < length and not is_cut:
             return
         after = rows[-1][0]
+
+
+def some(cursor: sqlite3.Cursor, most_bytes: int) -> tuple[list[Any], bool]:
+    """Return the first rows of a statement, up to some bytes of their last column and a few rows more.
+
+    Return also whether it may have more, left out for their bytes.
+    """
+    rows: list[Any] = []
+    size, count = 0, _CHUNK
+    while chunk := cursor.fetchmany(count):
+        rows += chunk
+        size += sum(map(len, map(_last_column, chunk)))
+        if len(chunk) < count or size >= most_bytes:
+            break
+        count = min(4 * count, 1 + (most_bytes - size) * len(rows) // max(1, size))
+    cursor.close()
+    return rows, size >= most_bytes
 
 
 def groups(connection: sqlite3.Connection) -> list[GroupInfo]:
