@@ -53,7 +53,7 @@ def _section(name: str, redis: str, turns: int, scale: float) -> list[Row]:
         "archive": lambda: archive_rows.rows(redis, rounds=min(turns, 3), scale=scale),
         "backlog": lambda: other_rows.backlog_rows(redis, scale=scale),
         "observability": lambda: observability.rows(redis, rounds=turns, scale=scale),
-        "outage": lambda: outage.rows(rounds=min(turns, 3), scale=scale),
+        "outage": lambda: outage.rows(rounds=turns, scale=scale),
         "breaker": lambda: other_rows.breaker_rows(rounds=turns, scale=scale),
     }
     return sections[name]()

@@ -15,6 +15,8 @@ from benchmarks.report import Row, bounded
 from benchmarks.rounds import in_turns, median
 
 RATE = 1_000
+MOST_TIMES = 1.5
+"""The p99 of a publish into the journal, as a multiple of SQLite's at the same rate in the same run."""
 
 
 async def _paced(events: Any, numbers: range, taken: list[float]) -> None:
@@ -80,13 +82,19 @@ async def sqlite(seconds: float) -> dict[str, float]:
 def rows(*, rounds: int, scale: float) -> list[Row]:
     """Publishing into the journal beside publishing into SQLite, and the drain."""
     away, near = "publish at 1,000/s while Valkey is down", "the same on SQLite"
-    results = in_turns(
-        rounds,
-        {away: ("outage.down", {"seconds": 20 * scale}), near: ("outage.sqlite", {"seconds": 5 * scale})},
-    )
+    seconds = {"seconds": 10 * scale}
+    results = in_turns(rounds, {away: ("outage.down", seconds), near: ("outage.sqlite", seconds)})
     p99, other = median(results[away], "p99"), median(results[near], "p99")
+    times = p99 / other
     return [
-        Row(f"{away}, p99", f"{p99:.2f} ms", f"{near}: {other:.2f} ms", f"{p99 / other:.2f}", "< 5 ms", p99 < 5),
+        Row(
+            f"{away}, p99",
+            f"{p99:.2f} ms",
+            f"{near}: {other:.2f} ms",
+            f"{times:.2f}",
+            f"<= {MOST_TIMES} x SQLite",
+            times <= MOST_TIMES,
+        ),
         Row(f"{away}, p50", f"{median(results[away], 'p50'):.2f} ms", f"{near}: {median(results[near], 'p50'):.2f} ms"),
         bounded("journal to Valkey, in order and deduplicated", median(results[away]), "/s", "", True),
     ]

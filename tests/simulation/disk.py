@@ -74,9 +74,10 @@ class Disk:
             connection.executescript(_TABLES)
             self.files[path] = connection
 
-    def connect(self, path: str, timeout: float) -> Any:
-        """Return something to be closed that runs SQL on a file."""
-        return _Connection(self.files[Path(path)])
+    @contextlib.contextmanager
+    def opened(self, path: str, timeout: float) -> Iterator[sqlite3.Connection]:
+        """Let SQL run on a file."""
+        yield self.files[Path(path)]
 
     def new_path(self, owner: Process) -> Path:
         """Return a path that nobody has used."""
@@ -86,9 +87,9 @@ class Disk:
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Have the journals lie on this disk."""
-        names = "Writer", "_create", "connect", "wal_damage", "Place"
+        names = "Writer", "_create", "opened", "wal_damage", "Place"
         before = {name: getattr(journal_file, name) for name in names}
-        stand_ins = (self.writer, self.create, self.connect, lambda _: None, Place)
+        stand_ins = (self.writer, self.create, self.opened, lambda _: None, Place)
         for name, stand_in in zip(names, stand_ins, strict=True):
             setattr(journal_file, name, stand_in)
         try:
@@ -97,7 +98,9 @@ class Disk:
             for name, real in before.items():
                 setattr(journal_file, name, real)
 
-    def writer(self, path: str, timeout: float, durable: bool, waiters: object) -> Writer:
+    def writer(
+        self, path: str, timeout: float, durable: bool, waiters: object, setup: str, on_connect: object
+    ) -> Writer:
         """Return what writes to a file."""
         return Writer(self, Path(path))
 
@@ -110,6 +113,9 @@ class Place:
 
     def check(self, *, lock: bool = False) -> None:
         """Find every file where it was."""
+
+    def reopened(self) -> None:
+        """Expect nothing else of another connection."""
 
 
 class Claims:
@@ -135,19 +141,6 @@ class Claims:
         owners = self._disk.owners
         gone = [path for path in self._disk.files if path not in owners or not owners[path].alive]
         return [Claim(self._disk, path, self._owner) for path in gone]
-
-
-class _Connection:
-    """A connection that several may close."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-    def close(self) -> None:
-        """Leave it open: the next one to open the file finds it."""
 
 
 class Writer:

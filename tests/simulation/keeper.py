@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ag06.errors import AG06Error
 from ag06.persistence.log import Subscription
+from ag06.runtime.renewals import Renewals
 
 
 class LeaseTimer:
@@ -16,6 +17,7 @@ class LeaseTimer:
         """See `LeaseKeeper`."""
         self._subscriptions = subscriptions
         self._interval = visibility / 3
+        self.renewals = Renewals(visibility)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:

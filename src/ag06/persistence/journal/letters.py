@@ -20,7 +20,7 @@ from ag06.errors import ConfigurationError, StoreUnavailable
 from ag06.persistence.journal.entries import restored, sealed
 from ag06.persistence.journal.salvage import is_of_the_disk
 from ag06.persistence.log import Appended, Disconnected, EventLog, Record
-from ag06.persistence.sqlite.schema import connect, make_directory
+from ag06.persistence.sqlite.schema import make_directory, opened
 
 RefusalReason = Literal["refused", "clash", "disconnected"]
 
@@ -151,7 +151,7 @@ class Letters:
                 make_directory(self.path.parent)
                 with contextlib.suppress(FileExistsError):  # opening one that is there would drop this process's locks
                     os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-            with contextlib.closing(connect(str(self.path), _TIMEOUT)) as connection:
+            with opened(str(self.path), _TIMEOUT) as connection:
                 connection.execute("PRAGMA synchronous = EXTRA")
                 connection.execute("BEGIN IMMEDIATE" if make else "BEGIN")
                 if make:

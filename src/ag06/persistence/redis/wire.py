@@ -201,21 +201,24 @@ class Wire:
 
     async def _check_sizes(self, commands: Sequence[Command]) -> None:
         """Raise `TooLarge` for what the server would refuse by closing the connection, each time it is repeated."""
-        if self._limits is None:
-            replies = await self._exchange([("CONFIG", "GET", name) for name in _LIMITS], self.timeout)
-            told = [reply and not isinstance(reply, Exception) for reply in replies]
-            self._limits = {
-                name: int(reply[1]) if tells else default
-                for (name, default), reply, tells in zip(_LIMITS.items(), replies, told, strict=True)
-            }
-        for command in commands:
-            sizes = [len(part if type(part) is bytes else str(part).encode()) for part in command]
-            for (name, limit), size in zip(self._limits.items(), (max(sizes), sum(sizes)), strict=True):
-                if size > limit:
-                    raise TooLarge(
-                        f"{self.address.shown} takes at most {limit} bytes at once ({name}), not {size}; publish less "
-                        "at once, or raise that setting; nothing was done"
-                    )
+        known, limits = self._limits is not None, self._limits or await self._ask_limits()
+        if known and _too_large(commands, limits):  # somebody may have raised the setting since
+            limits = await self._ask_limits()
+        if found := _too_large(commands, limits):
+            name, size = found
+            raise TooLarge(
+                f"{self.address.shown} takes at most {limits[name]} bytes at once ({name}), not {size}; publish less "
+                "at once, or raise that setting; nothing was done"
+            )
+
+    async def _ask_limits(self) -> dict[str, int]:
+        replies = await self._exchange([("CONFIG", "GET", name) for name in _LIMITS], self.timeout)
+        told = [reply and not isinstance(reply, Exception) for reply in replies]
+        self._limits = {
+            name: int(reply[1]) if tells else default
+            for (name, default), reply, tells in zip(_LIMITS.items(), replies, told, strict=True)
+        }
+        return self._limits
 
     async def _with_scripts(self, commands: Sequence[Command], replies: list[Any], patience: float) -> list[Any]:
         """Load what the server does not know (it was restarted) and send again what was not done for that reason."""
@@ -272,3 +275,13 @@ def _is_stale(connection: Any) -> bool:
 def _all_moved(commands: Sequence[Command], replies: Sequence[Any]) -> bool:
     """Whether nothing was done, because another node has the log. What has no key is done anywhere."""
     return are_moved([reply for command, reply in zip(commands, replies, strict=True) if command[0] not in _KEYLESS])
+
+
+def _too_large(commands: Sequence[Command], limits: dict[str, int]) -> tuple[str, int] | None:
+    """Return the setting of the server that a command exceeds, and the size that does; `None` if none does."""
+    for command in commands:
+        sizes = [len(part if type(part) is bytes else str(part).encode()) for part in command]
+        for (name, limit), size in zip(limits.items(), (max(sizes), sum(sizes)), strict=True):
+            if size > limit:
+                return name, size
+    return None
