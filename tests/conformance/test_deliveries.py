@@ -156,14 +156,15 @@ async def test_an_acknowledgement_of_many_is_all_or_nothing(log: EventLog) -> No
     assert await log.pending([GROUP]) == 0
 
 
-async def test_a_postponed_delivery_comes_back_with_its_attempts(log: EventLog) -> None:
+@pytest.mark.parametrize("attempts", [2, 0], ids=["an attempt failed", "only its batch failed"])
+async def test_a_postponed_delivery_comes_back_with_its_attempts(log: EventLog, attempts: int) -> None:
     subscription = await registered(log)
     await log.append([record(1)])
     (delivery,) = await collect(subscription, 1)
-    assert await subscription.commit([Postpone(delivery, 300, 2, 12345)]) == [True]
+    assert await subscription.commit([Postpone(delivery, 300, attempts, 12345)]) == [True]
     assert await nothing(subscription)
     (again,) = await collect(subscription, 1)
-    assert (number(again), again.attempts, again.first_failed_ms, again.suspect) == (1, 2, 12345, False)
+    assert (number(again), again.attempts, again.first_failed_ms, again.suspect) == (1, attempts, 12345, False)
     assert await subscription.commit([done(delivery)]) in ([False], [True])
     await subscription.commit([done(again)])
     assert await log.pending([GROUP]) == 0

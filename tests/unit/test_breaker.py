@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ag06 import CircuitBreaker, CircuitOpen, ConfigurationError
+from ag06 import CircuitBreaker, CircuitOpen, ConfigurationError, Reject
 
 
 class Clock:
@@ -465,3 +465,42 @@ def test_the_time_window_is_the_last_seconds(calls: list[tuple[int, bool]], seco
         seen.append((clock.now, failed))
     inside = [failed for at, failed in seen if at > clock.now - seconds]
     assert (breaker.metrics.calls, breaker.metrics.failures) == (len(inside), sum(inside))
+
+
+def test_exceptions_are_recorded_and_ignored_inside_groups() -> None:
+    breaker = CircuitBreaker("crm", record=ConnectionError, ignore=(KeyError,))
+    call(breaker, ExceptionGroup("group", [KeyError()]))
+    assert breaker.metrics.calls == 0
+    call(breaker, ExceptionGroup("group", [KeyError(), ValueError()]))
+    assert (breaker.metrics.calls, breaker.metrics.failures) == (1, 0)
+    call(breaker, ExceptionGroup("group", [ValueError(), ExceptionGroup("inner", [ConnectionResetError()])]))
+    assert (breaker.metrics.calls, breaker.metrics.failures) == (2, 1)
+
+
+@pytest.mark.parametrize("rejection", [Reject("no"), ExceptionGroup("group", [Reject("no")])], ids=["alone", "grouped"])
+def test_a_rejection_says_nothing_of_the_other_side(rejection: Exception) -> None:
+    clock = Clock()
+    breaker = CircuitBreaker("crm", minimum_calls=1, half_open_calls=1, open_seconds=1.0, clock=clock)
+    for _ in range(10):
+        call(breaker, rejection)
+    assert (breaker.state, breaker.metrics.calls) == ("closed", 0)
+    call(breaker, ValueError())
+    clock.now += 1.0
+    for _ in range(10):  # each gives its permit back
+        call(breaker, rejection)
+    assert (breaker.state, breaker.metrics.refused) == ("half_open", 0)
+    call(breaker)
+    assert breaker.state == "closed"
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, GeneratorExit, StopIteration])
+def test_whatever_a_hook_raises_harms_no_call(raised: type[BaseException]) -> None:
+    breaker = CircuitBreaker("crm", minimum_calls=1, open_seconds=0.0, half_open_calls=1)
+
+    def hook(*_: object) -> None:
+        raise raised
+
+    breaker.on_transition(hook)
+    call(breaker, ValueError())
+    call(breaker)
+    assert breaker.state == "closed"
