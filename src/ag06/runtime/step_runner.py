@@ -417,8 +417,8 @@ class StepRunner:
             if delivery.attempts and not self._shared.budget.withdraw():
                 self._settle(wait_for_budget(delivery), (), time.time())
                 return None
-            if delivery.suspect or self._counts_starts:
-                await self._note_start(delivery)
+            if (delivery.suspect or self._counts_starts) and not await self._note_start(delivery):
+                return None
         try:
             return decode_event(delivery.body, delivery.recorded_ms, self.step.decode)
         except Exception as error:  # noqa: BLE001 - a data class of the user's may raise anything
@@ -437,8 +437,22 @@ class StepRunner:
             return bury_slow(delivery, now_ms)
         return None
 
-    async def _note_start(self, delivery: Delivery) -> None:
+    async def _note_start(self, delivery: Delivery) -> bool:
+        """Note that a delivery runs now; return `False` if it was given back: the loop was blocked meanwhile."""
+        missed = self._heartbeat.missed
         await self._insist(lambda: self.subscription.mark_started([delivery]), "start")
+        if missed == self._heartbeat.missed and not self._heartbeat.is_late:
+            return True
+        await self._insist(lambda: self.subscription.survived([delivery], attempts=0), "start")
+        await self._give_back([delivery])
+        if delivery.suspect:
+            self._held_suspects -= 1
+            if (ended := self._suspect_ends.get(id(delivery))) is not None:
+                ended.set()
+        else:
+            self._held -= 1
+        self._room.set()
+        return False
 
     async def _insist(self, call: Callable[[], Awaitable[None]], what: str) -> None:
         """Call the store until it answers."""
