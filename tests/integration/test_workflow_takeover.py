@@ -288,3 +288,25 @@ async def test_a_blocked_loop_loses_its_leases_and_what_it_lost_is_not_run_twice
     assert [calls.count(data) for data in ("one", "two", "three")] == [1, 1, 1]
     assert [letter.error for letter in await letters(app)] == (["LeaseLost"] if attempts == 1 else [])
     assert (blocked.lapsed, blocked.deaths) == (True, int(attempts == 1))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+async def test_a_worker_without_others_runs_each_event_once_however_long_it_blocks_its_loop(
+    store_url: str, size: int
+) -> None:
+    app = Workflow("shop", store=store_url, visibility_timeout=0.3)
+    calls: list[int] = []
+    outcomes: list[Outcome] = []
+    app.on_outcome(outcomes.append)
+
+    @app.step("order", concurrency=size)
+    async def bill(event: Event) -> None:
+        calls.append(event.data)
+        time.sleep(0.7)
+
+    for n in range(3):
+        await app.publish("order", data=n)
+    async with app.running():
+        await app.drain(SECONDS)
+    assert sorted(calls) == [0, 1, 2]
+    assert {(outcome.kind, outcome.attempt) for outcome in outcomes} == {("processed", 1)}

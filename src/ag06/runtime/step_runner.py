@@ -243,18 +243,24 @@ class StepRunner:
             turn += 1
             if turn == _TURN or self._heartbeat.is_due:
                 turn = 0
-                await asyncio.sleep(0)
+                await self._yield()
 
     async def _next(self) -> Delivery | None:
         """Return the delivery that a caller is to take; `None` if it is to end."""
         while not (self._intake.closed or self._callers.dismiss()):
-            if self._heartbeat.is_late and (self._intake or self._suspects):
-                await self._give_back_unstarted()
             delivery = self._intake.take()
             if delivery is not None:
                 return delivery
             await self._intake.wait()
+            if self._heartbeat.is_late:
+                await self._give_back_unstarted()
         return None
+
+    async def _yield(self) -> None:
+        """Let other tasks of the loop have their turn, behind a call that may have blocked it."""
+        if self._heartbeat.is_late:
+            await self._give_back_unstarted()
+        await asyncio.sleep(0)
 
     async def _give_back_unstarted(self) -> None:
         """Give back what waits for a call: the loop was blocked for so long that it was lost, or is about to be."""
@@ -302,7 +308,7 @@ class StepRunner:
             batch = [delivery] if delivery.attempts else await self._gather(delivery)
             async with self._callers:
                 await self._process_batch(batch)
-            await asyncio.sleep(0)
+            await self._yield()
 
     async def _gather(self, first: Delivery) -> list[Delivery]:
         """Return `first` and what else is there within `max_wait`, up to `max_size`."""
