@@ -192,7 +192,7 @@ async def test_an_event_that_killed_as_many_workers_as_it_has_attempts_is_a_dead
     assert letter.traceback == ""
 
 
-BLOCK = 1.1
+BLOCK = {"blocks the loop": 0.5, "awaits": 1.1, "runs in a thread": 1.1}
 VISIBILITY = 0.7
 
 
@@ -217,14 +217,14 @@ async def test_a_step_that_outlasts_its_lease_is_renewed_and_not_run_twice(
     async def on_the_loop(event: Event, ctx: Context) -> None:
         calls.append(kind)
         if kind == "awaits":
-            await asyncio.sleep(BLOCK)
+            await asyncio.sleep(BLOCK[kind])
         else:
-            time.sleep(BLOCK)
+            time.sleep(BLOCK[kind])
         await ctx.publish("billed")
 
     def in_a_thread(event: Event, ctx: Context) -> None:
         calls.append(kind)
-        time.sleep(BLOCK)
+        time.sleep(BLOCK[kind])
         ctx.publish("billed")
 
     app.step("order", name="bill")(in_a_thread if kind == "runs in a thread" else on_the_loop)
@@ -244,3 +244,69 @@ async def test_a_step_that_outlasts_its_lease_is_renewed_and_not_run_twice(
     assert [outcome.kind for outcome in outcomes] == ["processed"]
     assert len(await events(log, types=("billed",))) == 1
     await heir.close()
+
+
+@pytest.mark.parametrize("attempts", [1, 5])
+async def test_a_blocked_loop_loses_its_leases_and_what_it_lost_is_not_run_twice_here(
+    store_url: str, log: EventLog, attempts: int
+) -> None:
+    """Others take over after the visibility timeout; the worker that comes back is not taken for dead."""
+    app = Workflow("shop", store=store_url, visibility_timeout=0.4)
+    calls: list[str] = []
+    outcomes: list[Outcome] = []
+    app.on_outcome(outcomes.append)
+    go = threading.Event()
+
+    @app.step("order", concurrency=2, retry=Retry(attempts=attempts))
+    async def bill(event: Event) -> None:
+        calls.append(event.data)
+        if event.data == "blocks":
+            go.wait(SECONDS)
+
+    async def run() -> None:
+        for data in ["blocks", "one", "two", "three"]:
+            await app.publish("order", data=data)
+        async with app.running():
+            while not (go.is_set() and len(outcomes) >= 1):
+                await asyncio.sleep(0.01)
+            await app.drain(SECONDS)
+
+    ended = asyncio.create_task(asyncio.to_thread(asyncio.run, run()))
+    await until(lambda: calls)
+    heir = log.subscribe("shop.bill", "heir", 3600)
+    try:
+        taken = await collect(heir, 4)
+    finally:
+        go.set()
+    await until(lambda: outcomes)
+    await heir.close()
+    await ended
+    assert outcomes[0].kind == "fenced"
+    (blocked,) = [delivery for delivery in taken if b"blocks" in delivery.body]
+    assert calls[0] == "blocks"
+    assert calls.count("blocks") == (1 if attempts == 1 else 2)
+    assert [calls.count(data) for data in ("one", "two", "three")] == [1, 1, 1]
+    assert [letter.error for letter in await letters(app)] == (["LeaseLost"] if attempts == 1 else [])
+    assert (blocked.lapsed, blocked.deaths) == (True, int(attempts == 1))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+async def test_a_worker_without_others_runs_each_event_once_however_long_it_blocks_its_loop(
+    store_url: str, size: int
+) -> None:
+    app = Workflow("shop", store=store_url, visibility_timeout=0.3)
+    calls: list[int] = []
+    outcomes: list[Outcome] = []
+    app.on_outcome(outcomes.append)
+
+    @app.step("order", concurrency=size)
+    async def bill(event: Event) -> None:
+        calls.append(event.data)
+        time.sleep(0.7)
+
+    for n in range(3):
+        await app.publish("order", data=n)
+    async with app.running():
+        await app.drain(SECONDS)
+    assert sorted(calls) == [0, 1, 2]
+    assert {(outcome.kind, outcome.attempt) for outcome in outcomes} == {("processed", 1)}

@@ -297,9 +297,9 @@ class FaultySubscription(_Way):
 
         await self.call("mark_started", work)
 
-    async def survived(self, deliveries: Sequence[Delivery]) -> None:
+    async def survived(self, deliveries: Sequence[Delivery], attempts: int = 1) -> None:
         async def work() -> None:
-            await self._inner.survived(deliveries)
+            await self._inner.survived(deliveries, attempts)
             self.store.watch.survived(self._group, deliveries)
 
         await self.call("survived", work)

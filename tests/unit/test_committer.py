@@ -31,7 +31,7 @@ class Store:
     async def mark_started(self, deliveries: Sequence[Delivery]) -> None:
         raise NotImplementedError
 
-    async def survived(self, deliveries: Sequence[Delivery]) -> None:
+    async def survived(self, deliveries: Sequence[Delivery], attempts: int = 1) -> None:
         raise NotImplementedError
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:

@@ -168,7 +168,7 @@ async def test_components_come_and_go_and_keep_since_when_they_stand_as_they_do(
     changed = await health.registry.check_health()
     assert (changed.components["mixer"].critical, changed.status) == (False, "warn")
     await health.update(workers, {"w0": report("w0", now)})
-    assert set((await health.registry.check_health()).components) == {"workers"}
+    assert set((await health.registry.check_health()).components) == {"workers", "event loops"}
     await health.close()
 
 
@@ -185,7 +185,7 @@ async def test_a_report_in_other_words_hurts_nobody(workers: list[WorkerProcess]
     odd = {"worker": "w0", "components": {"mixer": {"state": "fine"}}, "performance": [1], "breakers": {"b": {}}}
     health = FleetHealth()
     await health.update(workers, {"w0": WorkerReport("w0", 1, time.time(), odd)})
-    assert set((await health.registry.check_health()).components) == {"workers"}
+    assert set((await health.registry.check_health()).components) == {"workers", "event loops"}
     await health.close()
     found = merged_status([WorkerReport("w0", 1, time.time(), odd)])
     assert found["performance"] == {}

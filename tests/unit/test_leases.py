@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from ag06.errors import StoreUnavailable
+from ag06.runtime.heartbeat import Heartbeat
 from ag06.runtime.leases import LeaseKeeper
 from ag06.runtime.renewals import Renewals
 from flows import SECONDS
@@ -65,3 +66,21 @@ def test_a_keeper_that_was_stopped_renews_no_more() -> None:
     keeper.join(SECONDS)
     assert not keeper.is_alive()
     assert lease.times == 0
+
+
+def test_leases_are_not_renewed_while_the_loop_does_not_turn(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    heartbeat = Heartbeat(10, clock=lambda: now)
+    lease = Renewed()
+    keeper = LeaseKeeper([lease], 0.03, heartbeat)  # type: ignore[list-item]
+    now = 10.0
+    with caplog.at_level(logging.WARNING, "ag06.runtime"):
+        keeper.start()
+        while "leases are not renewed" not in caplog.text:
+            keeper.join(0.01)
+        assert lease.times == 0
+        now = 9.9
+        assert lease.often.wait(SECONDS)
+        keeper.stop()
+        keeper.join(SECONDS)
+    assert not keeper.is_alive()

@@ -300,11 +300,11 @@ class Subscription(Protocol):
         """Note durably that these run now, so that a death of this worker counts against them."""
         ...
 
-    async def survived(self, deliveries: Sequence[Delivery]) -> None:
-        """Report that this worker lives and ran these until after they were taken over from it.
+    async def survived(self, deliveries: Sequence[Delivery], attempts: int = 1) -> None:
+        """Report that this worker lives, and ran these until after it had lost them (`attempts=0`: did not run them).
 
         For each that is still open and that this worker holds no more, the death charged to it is taken back (`deaths`,
-        not below -1) and a failed attempt is added (`attempts`). It is not idempotent: do not repeat it.
+        not below -1) and so many failed `attempts` are added. It is not idempotent: do not repeat it.
         """
         ...
 

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 
 _PER_TIMEOUT = 12
-_SHORTEST, _LONGEST = 0.02, 1.0
+_SHORTEST, _LONGEST = 0.02, 0.25
 
 
 class Heartbeat:
-    """A timer in the running loop, due twelve times in a visibility timeout and at least once a second.
+    """A timer in the running loop, due twelve times in a visibility timeout and at least four times a second.
 
     Attributes:
         missed: gaps between two beats that were as long as the visibility timeout, so that leases lapsed.

@@ -55,7 +55,7 @@ class StallWatch:
         self._visibility = visibility
         self._replaces = timeout is not None
         self.limit = DEFAULT_TIMEOUT if timeout is None else timeout
-        self._every = min(0.5, max(0.02, visibility / 12))
+        self._every = min(0.25, max(0.02, visibility / 12))
         self._clock = clock
         self._seen: dict[str, _Seen] = {}
         self._looked = clock()
@@ -85,7 +85,7 @@ class StallWatch:
                 continue
             worker.stalled = now - seen.since if beat else 0.0
             worker.is_stalled = worker.stalled >= self._visibility
-            if worker.stalled > self._visibility / 4:
+            if worker.stalled > min(self._visibility / 4, self.limit):
                 helped.append(self._help(worker, replace))
         await asyncio.gather(*helped)
 

@@ -280,18 +280,24 @@ class StepRunner:
             turn += 1
             if turn == _TURN or self._heartbeat.is_due:
                 turn = 0
-                await asyncio.sleep(0)
+                await self._yield()
 
     async def _next(self) -> Delivery | None:
         """Return the delivery that a caller is to take; `None` if it is to end."""
         while not (self._intake.closed or self._callers.dismiss()):
-            if self._heartbeat.is_late and (self._intake or self._suspects):
-                await self._give_back_unstarted()
             delivery = self._intake.take()
             if delivery is not None:
                 return delivery
             await self._intake.wait()
+            if self._heartbeat.is_late:
+                await self._give_back_unstarted()
         return None
+
+    async def _yield(self) -> None:
+        """Let other tasks of the loop have their turn, behind a call that may have blocked it."""
+        if self._heartbeat.is_late:
+            await self._give_back_unstarted()
+        await asyncio.sleep(0)
 
     async def _give_back_unstarted(self) -> None:
         """Give back what waits for a call: the loop was blocked for so long that it was lost, or is about to be."""
@@ -339,7 +345,7 @@ class StepRunner:
             batch = [delivery] if failed_before(delivery) else await self._gather(delivery)
             async with self._callers:
                 await self._process_batch(batch)
-            await asyncio.sleep(0)
+            await self._yield()
 
     async def _gather(self, first: Delivery) -> list[Delivery]:
         """Return `first` and what else is there within `max_wait`, up to `max_size`."""
@@ -465,8 +471,8 @@ class StepRunner:
             if failed_before(delivery) and not self._shared.budget.withdraw():
                 self._settle(wait_for_budget(delivery), (), time.time())
                 return None
-            if delivery.suspect or self._counts_starts:
-                await self._note_start(delivery)
+            if (delivery.suspect or self._counts_starts) and not await self._note_start(delivery):
+                return None
         return self._decode(delivery)
 
     def _decode(self, delivery: Delivery) -> Event[Any] | None:
@@ -491,8 +497,22 @@ class StepRunner:
             return bury_slow(delivery, now_ms)
         return None
 
-    async def _note_start(self, delivery: Delivery) -> None:
+    async def _note_start(self, delivery: Delivery) -> bool:
+        """Note that a delivery runs now; return `False` if it was given back: the loop was blocked meanwhile."""
+        missed = self._heartbeat.missed
         await self._insist(lambda: self.subscription.mark_started([delivery]), "start")
+        if missed == self._heartbeat.missed and not self._heartbeat.is_late:
+            return True
+        await self._insist(lambda: self.subscription.survived([delivery], attempts=0), "start")
+        await self._give_back([delivery])
+        if delivery.suspect:
+            self._held_suspects -= 1
+            if (ended := self._suspect_ends.get(id(delivery))) is not None:
+                ended.set()
+        else:
+            self._held -= 1
+        self._room.set()
+        return False
 
     async def _insist(self, call: Callable[[], Awaitable[None]], what: str) -> None:
         """Call the store until it answers."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -241,8 +243,10 @@ class Supervisor:
             f"{running}{more}" if calls else "no event",
         )
         process = worker.process
-        self._signal(worker, signal.SIGABRT)  # faulthandler writes the stack, also while C code holds the interpreter
         if process is not None:
+            _forbid_core_file(process.pid)
+            # faulthandler writes the stack, also while C code holds the interpreter.
+            self._signal(worker, signal.SIGABRT)
             try:
                 await asyncio.wait_for(process.wait(), _DUMP_SECONDS)
             except TimeoutError:
@@ -279,6 +283,14 @@ class Supervisor:
                 process.send_signal(number)
             except ProcessLookupError:
                 _logger.debug("worker %s had ended already", worker.name)
+
+
+def _forbid_core_file(pid: int) -> None:
+    """Have no core file written of a process that is about to be aborted, where the system allows that (Linux)."""
+    limit = getattr(resource, "prlimit", None)
+    if limit is not None:
+        with contextlib.suppress(OSError):
+            limit(pid, resource.RLIMIT_CORE, (0, 0))
 
 
 def _report_end(watch: asyncio.Task[None]) -> None:

@@ -412,11 +412,11 @@ class MemorySubscription:
                     pending.started = True
         START.done(began)
 
-    async def survived(self, deliveries: Sequence[Delivery]) -> None:
+    async def survived(self, deliveries: Sequence[Delivery], attempts: int = 1) -> None:
         """Take back what was charged for this worker; see the port."""
         with self._log.lock:
             for delivery in deliveries:
-                self._group.absolve(delivery.token, self._worker)
+                self._group.absolve(delivery.token, self._worker, attempts)
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Give deliveries back; see the port."""

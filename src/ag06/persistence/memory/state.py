@@ -236,12 +236,12 @@ class Group:
         pending = self.pending.get(token[0])
         return pending if pending is not None and (pending.worker, pending.serial) == (worker, token[1]) else None
 
-    def absolve(self, token: Token, worker: str) -> None:
-        """Take back the death charged for a worker that lost this delivery and lives: it was slow, a failed attempt."""
+    def absolve(self, token: Token, worker: str, attempts: int) -> None:
+        """Take back the death charged for a worker that lost this delivery and lives; add failed attempts."""
         pending = self.pending.get(token[0])
         if pending is not None and pending.suspect and self.held(token, worker) is None:
             pending.deaths = max(-1, pending.deaths - 1)
-            pending.attempts += 1
+            pending.attempts += attempts
 
     @property
     def backlog(self) -> int:

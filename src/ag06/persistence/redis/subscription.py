@@ -155,9 +155,9 @@ class RedisSubscription:
         self._started.update([delivery.token for delivery in deliveries])
         await self._on_tokens("start", START, [delivery.token for delivery in deliveries])
 
-    async def survived(self, deliveries: Sequence[Delivery]) -> None:
+    async def survived(self, deliveries: Sequence[Delivery], attempts: int = 1) -> None:
         """Take back what was charged for this worker; see `Subscription.survived`."""
-        await self._on_tokens("survived", RELEASE, [delivery.token for delivery in deliveries])
+        await self._on_tokens("survived", RELEASE, [delivery.token for delivery in deliveries], attempts)
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Give deliveries back, unharmed, to be handed out at once to whoever asks."""
@@ -165,7 +165,7 @@ class RedisSubscription:
         await self._on_tokens("release", RELEASE, tokens)
         self._let_go(deliveries)
 
-    async def _on_tokens(self, script: str, kind: Measured, tokens: list[str]) -> None:
+    async def _on_tokens(self, script: str, kind: Measured, tokens: list[str], *more: int) -> None:
         async with self._turn:
             event_type = await self._find_type()
             if event_type is None:
@@ -173,7 +173,9 @@ class RedisSubscription:
             for page in _pages(tokens):
                 began = begin()
                 try:
-                    await self._settling.run(script, self._group, event_type, self._worker, self._bound(), _pack(page))
+                    await self._settling.run(
+                        script, self._group, event_type, self._worker, self._bound(), _pack(page), *more
+                    )
                 except GroupLost:
                     return  # nothing is held in a group that is gone
                 kind.done(began)

@@ -192,12 +192,12 @@ def mark_started(connection: sqlite3.Connection, group_id: int, worker: int, del
     )
 
 
-def absolve(connection: sqlite3.Connection, group_id: int, deliveries: Sequence[Delivery]) -> None:
-    """Take back the deaths charged for a worker that lost these and lives: it was slow, which is a failed attempt."""
+def absolve(connection: sqlite3.Connection, group_id: int, deliveries: Sequence[Delivery], attempts: int) -> None:
+    """Take back the deaths charged for a worker that lost these and lives; add failed attempts."""
     connection.executemany(
-        "UPDATE deliveries SET deaths = max(-1, deaths - 1), attempts = attempts + 1 "
+        "UPDATE deliveries SET deaths = max(-1, deaths - 1), attempts = attempts + ?4 "
         "WHERE grp = ?1 AND seq = ?2 AND suspect > 0 AND NOT (state = 0 AND worker = ?3)",
-        [(group_id, delivery.token[0], delivery.token[2]) for delivery in deliveries],
+        [(group_id, delivery.token[0], delivery.token[2], attempts) for delivery in deliveries],
     )
 
 

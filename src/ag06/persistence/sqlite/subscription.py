@@ -223,13 +223,13 @@ class SqliteSubscription:
         # Not synced: it tells of the death of a process, and a power cut is not the event's fault.
         await self._writer.submit(work, durable=False, kind=START)
 
-    async def survived(self, deliveries: Sequence[Delivery]) -> None:
+    async def survived(self, deliveries: Sequence[Delivery], attempts: int = 1) -> None:
         """Take back what was charged for this worker; see the port."""
 
         def work(connection: sqlite3.Connection) -> None:
             group = table.load_group(connection, self._name)
             if group is not None:
-                table.absolve(connection, group.id, deliveries)
+                table.absolve(connection, group.id, deliveries, attempts)
 
         await self._writer.submit(work, durable=False)
 
