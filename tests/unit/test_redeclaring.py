@@ -63,7 +63,7 @@ async def test_a_step_that_is_replaced_after_a_publish_is_made_known_to_the_stor
     notebook.run(STEP.format(mark="first"))
     await notebook.app.publish("order")
     notebook.run(STEP.format(mark="second").replace("order", "order.paid"))
-    with pytest.raises(ConfigurationError, match="ag06 steps remove shop.bill"):
+    with pytest.raises(ConfigurationError, match=r"ag06 steps remove shop\.bill"):
         await notebook.app.publish("order.paid")
     await notebook.app.close()
 

@@ -241,9 +241,7 @@ class Workflow:
         self._origins[what] = origin
         self._declarations += 1
         if replaced:
-            _logger.info(
-                "workflow %s: %s was declared again; the new declaration replaces the old one", self.name, what
-            )
+            _logger.info("workflow %s: %s was declared again and replaces the earlier one", self.name, what)
 
     def knob(
         self,
