@@ -96,6 +96,9 @@ class Wire:
             await connection.disconnect(nowait=True)
             self._node = self.address
             raise self.explain(error) from None
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         self._connection = connection
         self._uncount = _count(connection)
         self.connections += 1
