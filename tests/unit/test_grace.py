@@ -84,3 +84,11 @@ async def test_a_task_that_swallows_its_cancellation_is_cancelled_again(monkeypa
     await asyncio.sleep(0)
     await cancel([task])
     assert task.cancelled()
+
+
+async def test_work_that_begins_after_the_deadline_has_its_extra_time() -> None:
+    grace = Grace(0.0)
+    grace.begin()
+    await asyncio.sleep(0.05)
+    await grace.run(asyncio.sleep(0.01), extra=SECONDS)
+    assert await grace.wait([asyncio.create_task(asyncio.sleep(0.01))], extra=SECONDS) == []
