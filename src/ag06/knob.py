@@ -93,6 +93,11 @@ class Knob:
         self._lock = threading.RLock()
         self._watchers: tuple[Callable[[], object], ...] = ()
 
+    def is_like(self, other: Knob) -> bool:
+        """Return whether another knob has the same range and default; knobs with setters are never alike."""
+        fields = ("name", "choices", "low", "high", "default", "scale", "integer")
+        return self._setter is None is other._setter and all(getattr(self, f) == getattr(other, f) for f in fields)
+
     @property
     def value(self) -> Any:
         """Where it stands; in a step whose event belongs to a variant of an experiment, what that variant says."""

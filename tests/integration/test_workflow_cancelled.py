@@ -67,7 +67,7 @@ class Hanging:
         self.app.step("order", name="bill")(hang if kind == "async" else hang_in_thread)
 
     async def live(self) -> None:
-        async with self.app.running():
+        async with self.app.running(http_port=0):
             await self.app.publish("order", dedup=False)
             while not self.started.is_set():
                 await asyncio.sleep(0)

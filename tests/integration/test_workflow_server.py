@@ -19,6 +19,7 @@ from ag06 import CircuitBreaker, ConfigurationError, Event, Retry, Workflow
 from ag06.monitoring import observability
 from ag06.runtime import companions, sampling
 from ag06.runtime.companions import Companions, Running
+from ag06.runtime.grace import Grace
 from flows import SECONDS, until
 from servers import ValkeyServer
 
@@ -79,19 +80,19 @@ async def test_a_port_that_is_taken_is_an_error_that_names_the_setting_and_leave
 async def test_a_second_cancellation_while_it_shuts_down_leaves_no_server_and_nothing_in_the_health(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    waiting, may_leave = asyncio.Event(), asyncio.Event()
+    waiting = asyncio.Event()
     ended = Companions.ended
 
-    async def told_of(self: Companions) -> None:
+    async def told_of(self: Companions, grace: Grace) -> None:
         waiting.set()
-        await ended(self)
+        await ended(self, grace)
 
     async def companion(running: Running) -> None:
         running.attached.set()
         try:
             await asyncio.Event().wait()
         finally:
-            await may_leave.wait()
+            await asyncio.Event().wait()
 
     monkeypatch.setattr(Companions, "ended", told_of)
     monkeypatch.setattr(companions, "_installed", lambda: (companion,))
@@ -108,8 +109,7 @@ async def test_a_second_cancellation_while_it_shuts_down_leaves_no_server_and_no
     await asyncio.wait_for(waiting.wait(), SECONDS)
     assert observability.health._phases[app.name] == "stopping"
     living.cancel()
-    await asyncio.wait([living])
-    may_leave.set()
+    await asyncio.wait([living])  # the companion is cancelled again
     assert living.cancelled()
     assert app.name not in observability.health._phases
     with pytest.raises(ConnectionRefusedError):

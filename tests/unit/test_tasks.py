@@ -8,7 +8,7 @@ import time
 import pytest
 
 from ag06.ml.trial import _Timed
-from ag06.tasks import completed, end
+from ag06.tasks import completed, end, finished, start_task
 
 
 async def test_work_goes_on_to_its_end_though_its_waiter_is_cancelled_twice() -> None:
@@ -105,3 +105,64 @@ async def test_a_look_that_is_cancelled_is_cancelled_and_one_that_fails_fails() 
     assert (task.cancelled(), ended) == (True, [1])
     with pytest.raises(ValueError, match="wrong"):
         await _Timed(fail())
+
+
+async def test_a_task_of_the_project_starts_lazily_whatever_the_task_factory_does() -> None:
+    began: list[str] = []
+
+    def refuse(loop: asyncio.AbstractEventLoop, work: object, **_: object) -> asyncio.Task[None]:
+        raise AssertionError("the factory was asked")
+
+    async def work() -> None:
+        began.append("work")
+
+    loop = asyncio.get_running_loop()
+    former = loop.get_task_factory()
+    loop.set_task_factory(refuse)  # type: ignore[arg-type]
+    try:
+        task = start_task(work(), "its name")
+    finally:
+        loop.set_task_factory(former)
+    assert not began
+    assert task.get_name() == "its name"
+    await task
+    assert began
+
+
+async def test_work_whose_own_task_is_cancelled_is_begun_again_once() -> None:
+    begun: list[asyncio.Task[None] | None] = []
+
+    async def work() -> str:
+        begun.append(asyncio.current_task())
+        if len(begun) == 1:
+            await asyncio.sleep(3600)
+        return "done"
+
+    waiter = asyncio.create_task(finished(work))
+    while not begun:
+        await asyncio.sleep(0)
+    assert begun[0] is not None
+    begun[0].cancel()
+    assert await waiter == "done"
+    assert len(begun) == 2
+
+
+@pytest.mark.parametrize("hurried", [True, False])
+async def test_a_cancelled_caller_hurries_the_work_or_is_cancelled_when_it_is_over(hurried: bool) -> None:
+    go = asyncio.Event()
+    done: list[int] = []
+
+    async def work() -> int:
+        await go.wait()
+        done.append(1)
+        return 1
+
+    waiter = asyncio.create_task(finished(work, go.set if hurried else None))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    waiter.cancel()
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.wait([waiter])
+    assert done == [1]
+    assert waiter.cancelled() is not hurried

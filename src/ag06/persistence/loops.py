@@ -60,7 +60,13 @@ class LogsByLoop:
                 if task is None:
                     task = self._opening[loop] = start_task(self._open(loop), "ag06 open store")
                     task.add_done_callback(_note)
-            log = await asyncio.shield(task)
+            try:
+                log = await asyncio.shield(task)
+            except asyncio.CancelledError:
+                caller = asyncio.current_task()
+                if task.cancelled() and caller is not None and not caller.cancelling():
+                    continue  # it was closed while it was opened, and this caller still wants it
+                raise
             if self.opened.get(loop) is log:
                 return log  # otherwise it was closed at the very moment it was opened
 
@@ -110,7 +116,9 @@ class LogsByLoop:
 
 
 async def _close_one(task: asyncio.Task[EventLog]) -> None:
-    await asyncio.wait([task])
+    if not task.done():
+        task.cancel()  # a store that does not answer is not waited for
+        await asyncio.wait([task])
     if not task.cancelled() and task.exception() is None:
         await task.result().close()
 

@@ -40,21 +40,25 @@ class Grace:
         hurried, self._hurried = self._hurried, asyncio.get_running_loop().create_future()
         hurried.set_result(None)
 
-    @property
-    def left(self) -> float:
-        """Seconds until the deadline, 0 or more."""
-        return max(0.0, self._deadline - self._clock())
-
     async def wait(self, tasks: Sequence[asyncio.Future[Any]], extra: float = 0.0) -> list[asyncio.Future[Any]]:
-        """Wait for tasks until `extra` seconds after the deadline; return those that have not ended."""
+        """Wait for tasks until the deadline, and for `extra` seconds more; return those that have not ended.
+
+        After the deadline it waits `extra` seconds. Of a long `extra` one second is left after the second cancellation.
+        """
         if tasks:
+            since = self._clock()
             ended = start_task(asyncio.wait(tasks))
             try:
-                while not ended.done() and (left := self.left + extra) > 0:
+                while not ended.done() and (left := self._left(since, extra)) > 0:
                     await asyncio.wait((ended, self._hurried), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 ended.cancel()
         return [task for task in tasks if not task.done()]
+
+    def _left(self, since: float, extra: float) -> float:
+        """Return the seconds that a wait has left which began at `since`, loop time."""
+        extra = extra if self._hurries < 2 else min(extra, _FAREWELL)
+        return max(self._deadline, since) + extra - self._clock()
 
     async def run(self, work: Coroutine[Any, Any, T], extra: float = 1.0) -> T:
         """Return the result of some work; raise `TimeoutError` if it lasts longer than `extra` after the deadline."""

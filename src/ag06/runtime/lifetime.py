@@ -102,6 +102,8 @@ class Lifetime:
             self._grace.hurry()
         if not self._asked.done():
             self._asked.set_result(None)
+            if self.worker is not None:
+                self.worker.refuse()
         while self._task is not None and not self._task.done():
             try:
                 await asyncio.wait([self._task])

@@ -119,6 +119,7 @@ class StepRunner:
         self._cutting = False
         self._calls: set[Context] = set()
         self._finished = 0
+        self._unstarted: list[Delivery] = []
         self._cut_off: list[str] = []
         self._isolation = Isolation()
         self._executor = None if step.is_async else CallThreads(step.concurrency, f"ag06-{step.name}")
@@ -158,11 +159,18 @@ class StepRunner:
         if self._following is not None:
             self._following.close()
 
+    def refuse(self) -> None:
+        """Take no more deliveries and begin no more calls, from this moment on."""
+        self._settle_down()
+        if self._feeder is not None:
+            self._feeder.cancel()
+        self._unstarted += self._intake.close() + self._suspects.close()
+
     async def stop(self, grace: Grace) -> ShutdownCounts:
         """Stop fetching, let calls finish within `grace`, give the rest back. Again after a cancellation: go on."""
-        self._settle_down()
+        self.refuse()
         await cancel([self._feeder])
-        unstarted = self._intake.close() + self._suspects.close()
+        unstarted = self._unstarted + self._intake.close() + self._suspects.close()
         released = len(unstarted) if await self._quietly(self.subscription.release(unstarted), grace) else 0
         callers = self._calling
         await grace.wait(callers)

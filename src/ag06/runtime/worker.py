@@ -141,6 +141,12 @@ class Worker:
             runner.start(self._spawn)
         self._keeper.start()
 
+    def refuse(self) -> None:
+        """Begin no more calls, from this moment on; `stop` follows."""
+        self._stopping = True
+        for runner in self._runners:
+            runner.refuse()
+
     async def stop(self, grace: Grace) -> ShutdownCounts:
         """Stop fetching, finish or give back what is in flight within `grace`, leave the groups.
 

@@ -28,6 +28,7 @@ from ag06.runtime.decorators import BatchDecorator, StepDecorator
 from ag06.runtime.knobs import Fixed, check_names, commit_wait
 from ag06.runtime.main_loop import run_until_done
 from ag06.runtime.outcome import Listener
+from ag06.runtime.redeclaring import Origin, origin_of
 from ag06.runtime.shutdown import shutdown_signals
 from ag06.runtime.step import Batch, Start, Step, caller_frame, check_brackets, declare_step
 from ag06.runtime.supervisor import SUPERVISOR_VARIABLE
@@ -107,6 +108,8 @@ class Workflow:
         self.grace = grace
         self.steps: dict[str, Step] = {}
         self.knobs: dict[str, Knob] = {}
+        self._origins: dict[str, Origin] = {}
+        self._declarations = 0
         self._commit_wait = commit_wait()
         self._listeners: list[Listener] = []
         self._settings: dict[str, Any] = {
@@ -172,7 +175,8 @@ class Workflow:
                     concurrency=concurrency,
                     start=start,
                     frame=frame,
-                )
+                ),
+                origin_of(frame, function),
             )
             return function
 
@@ -215,19 +219,39 @@ class Workflow:
                     start=start,
                     batch=Batch(max_size, max_wait),
                     frame=frame,
-                )
+                ),
+                origin_of(frame, function),
             )
             return function
 
         return declare
 
-    def _add(self, step: Step) -> None:
-        if step.name in self.steps:
-            raise ConfigurationError(f"workflow {self.name!r} has a step {step.name!r} already; give one a name=")
+    def _add(self, step: Step, origin: Origin) -> None:
+        what = f"step {step.name!r}"
+        replaced = self._check_declaration(what, origin, exists=step.name in self.steps, advice="give one a name=")
         if self._lifetime is not None:
-            raise ConfigurationError(f"step {step.name!r}: declare steps before the workflow {self.name!r} runs")
-        check_names(self.name, self.knobs, [*self.steps.values(), step])
-        self.steps[step.name] = step
+            raise ConfigurationError(f"{what}: declare steps before the workflow {self.name!r} runs")
+        steps = {**self.steps, step.name: step}
+        check_names(self.name, self.knobs, steps.values())
+        self.steps = steps
+        self._declare(what, origin, replaced=replaced)
+
+    def _check_declaration(self, what: str, origin: Origin, *, exists: bool, advice: str = "") -> bool:
+        """Return whether a declaration replaces one of the same name; refuse it if it is another one."""
+        earlier = self._origins.get(what)
+        if exists and (earlier is None or not origin.replaces(earlier)):
+            raise ConfigurationError(f"workflow {self.name!r} has a {what} already{'; ' if advice else ''}{advice}")
+        if exists and self._lifetime is not None:
+            raise ConfigurationError(
+                f"{what}: the workflow {self.name!r} runs; leave running() first, then declare it again"
+            )
+        return exists
+
+    def _declare(self, what: str, origin: Origin, *, replaced: bool) -> None:
+        self._origins[what] = origin
+        self._declarations += 1
+        if replaced:
+            _logger.info("workflow %s: %s was declared again and replaces the earlier one", self.name, what)
 
     def knob(
         self,
@@ -243,11 +267,12 @@ class Workflow:
     ) -> Knob:
         """Declare a number, or one of a few `choices`, that the optimizer may move; read its `.value` in a step.
 
-        It may also be the `concurrency` of steps, or the `max_size` or `max_wait` of batch steps. `setter` is called
+        Declared again in a notebook it replaces the earlier one, unless it is the same: then that one is returned. It
+        may also be the `concurrency` of steps, or the `max_size` or `max_wait` of batch steps. `setter` is called
         with what it is about to become, in the thread of whoever sets it. The arguments are those of `Knob`.
         """
-        if name in self.knobs:
-            raise ConfigurationError(f"workflow {self.name!r} has a knob {name!r} already")
+        what, origin = f"knob {name!r}", origin_of(caller_frame())
+        replaced = self._check_declaration(what, origin, exists=name in self.knobs)
         knob = Knob(
             name,
             default=default,
@@ -258,8 +283,11 @@ class Workflow:
             choices=choices,
             setter=setter,
         )
-        check_names(self.name, {**self.knobs, name: knob}, self.steps.values())
+        if replaced and knob.is_like(self.knobs[name]):
+            return self.knobs[name]  # steps that use it need not be declared again
+        check_names(self.name, {**self.knobs, name: knob}, () if replaced else self.steps.values())
         self.knobs[name] = knob
+        self._declare(what, origin, replaced=replaced)
         return knob
 
     @property
@@ -342,10 +370,11 @@ class Workflow:
     async def _log(self) -> EventLog:
         """Return the open log, with the steps known to it: what is published before a worker runs is kept for them."""
         log = await self.events.log()
-        if self._registered.get(log) != len(self.steps):
+        if self._registered.get(log) != self._declarations:
             TRACING.start(self.name)  # here too: whoever publishes first decides whether a trace is recorded
+            declarations = self._declarations
             await log.register(self.name, [step.spec for step in self.steps.values()])
-            self._registered[log] = len(self.steps)
+            self._registered[log] = declarations
         return log
 
     # Run
