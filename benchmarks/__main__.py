@@ -10,12 +10,12 @@ from pathlib import Path
 
 from tests.servers import ValkeyServer
 
-from benchmarks import archive_rows, observability, other_rows, outage, redis_rows, rounds
+from benchmarks import archive_rows, lateness, observability, other_rows, outage, redis_rows, rounds
 from benchmarks.report import Row, show, write
 
 SECTIONS = (
     *("redis", "sqlite", "replay", "memory", "fsync", "growth", "backlog", "archive", "breaker"),
-    *("observability", "outage"),
+    *("observability", "outage", "lateness"),
 )
 
 
@@ -54,6 +54,7 @@ def _section(name: str, redis: str, turns: int, scale: float) -> list[Row]:
         "backlog": lambda: other_rows.backlog_rows(redis, scale=scale),
         "observability": lambda: observability.rows(redis, rounds=turns, scale=scale),
         "outage": lambda: outage.rows(rounds=turns, scale=scale),
+        "lateness": lambda: lateness.rows(redis),
         "breaker": lambda: other_rows.breaker_rows(rounds=turns, scale=scale),
     }
     return sections[name]()

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ag06.persistence.admission import Admission
@@ -117,6 +118,21 @@ async def test_a_clock_set_back_a_little_lets_no_repetition_through_and_keeps_no
     clock.move(-60)
     assert await log.append([_said(clock, 1), _said(clock, 2)]) == [Appended.DUPLICATE] * 2
     assert await log.append(said) == [Appended.REPEATED] * 2
+    clock.move(WINDOW + 1)
+    assert await log.append([_said(clock, 1), _said(clock, 2)]) == [Appended.STORED] * 2
+
+
+async def test_an_identity_from_a_journal_whose_clock_was_ahead_is_kept_for_its_window(
+    opened: tuple[Opening, Clock],
+) -> None:
+    open_one, clock = opened
+    log = await open_one()
+    journalled = [
+        msgspec.structs.replace(_said(clock, number), persisted_ms=int((clock() + ahead) * 1000))
+        for number, ahead in ((1, DAY), (1, DAY + WINDOW + 1), (2, DAY))
+    ]
+    assert await log.append(journalled) == [Appended.STORED] * 3, "by when the journal took them, none is a repetition"
+    assert await log.append([_said(clock, 1), _said(clock, 2)]) == [Appended.DUPLICATE] * 2
     clock.move(WINDOW + 1)
     assert await log.append([_said(clock, 1), _said(clock, 2)]) == [Appended.STORED] * 2
 

@@ -16,7 +16,7 @@ import pytest
 from ag06.errors import OutcomeUnknown, StoreUnavailable
 from ag06.event import decode_event
 from ag06.persistence.admission import Admission
-from ag06.persistence.log import Appended, Bury, Delivery, LogOptions, Query
+from ag06.persistence.log import Appended, Bury, Delivery, LogOptions, Postpone, Query
 from ag06.persistence.sqlite import SqliteLog, claiming, deliveries, settling, writer
 from ag06.persistence.sqlite import log as sqlite_log
 from records import (
@@ -387,3 +387,25 @@ async def test_identities_are_forgotten_when_their_window_has_ended_however_many
     connection = sqlite3.connect(log.path)
     assert connection.execute("SELECT count(*) FROM identities").fetchone() == (10,)
     connection.close()
+
+
+async def test_waits_of_an_older_release_end_in_a_file_that_it_wrote(opened: Open) -> None:
+    log = await opened()
+    subscription = await registered(log)
+    await log.append([record(1), record(2, delay=0.2)])
+    (held,) = await collect(subscription, 1)
+    assert await subscription.commit([Postpone(held, 200, 1, 1)]) == [True]
+    await log.close()
+    with contextlib.closing(sqlite3.connect(log.path)) as connection:
+        for statement in (
+            "ALTER TABLE deliveries DROP COLUMN since",
+            "ALTER TABLE scheduled DROP COLUMN since",
+            "DROP TABLE leases",
+            "DELETE FROM counters WHERE name = 'waits'",
+            "PRAGMA user_version = 5",
+        ):
+            connection.execute(statement)
+        connection.commit()
+    log = await opened()
+    again = await collect(await registered(log, worker="w2", visibility=5.0), 2)
+    assert sorted(numbers(again)) == [1, 2]

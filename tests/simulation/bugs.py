@@ -88,12 +88,12 @@ BUGS = {
     ),
     "no-deduplication": Bug(
         "ag06.persistence.memory.state",
-        'if expires > self.identities.get(identity, (0.0, ""))[0]:',
+        "if expires > self.identities.get(identity, _NOBODY)[0]:",
         "if False:",
     ),
     "identities-kept-for-ever": Bug(
         "ag06.persistence.memory.state",
-        "[i for i, (expires, _) in self.identities.items() if expires <= now_ms]",
+        "[i for i, (expires, _, _) in self.identities.items() if expires <= now_ms]",
         "[]",
     ),
     "identities-of-a-clock-that-was-ahead-last": Bug(

@@ -143,6 +143,15 @@ async def test_duplicates_are_judged_by_when_they_were_persisted(file: JournalFi
     await file.close()
 
 
+async def test_an_identity_of_a_clock_that_was_ahead_is_remembered_for_its_window_at_most(file: JournalFile) -> None:
+    ahead = [journalled(1, persisted_ms=90_000_000), journalled(2, persisted_ms=1_060_000)]
+    assert await file.append(ahead, synced=False) == [STORED, STORED]
+    back = [journalled(1, persisted_ms=1_000_000), journalled(2, persisted_ms=1_000_000)]
+    assert await file.append(back, synced=False) == [STORED, DUPLICATE]
+    later = [journalled(1, persisted_ms=1_300_001), journalled(2, persisted_ms=1_300_001)]
+    assert await file.append(later, synced=False) == [STORED, STORED]
+
+
 async def test_an_id_is_stored_once_and_its_other_content_refused(file: JournalFile) -> None:
     mine = journalled(1, id="mine")
     assert await file.append([mine, mine, journalled(2, id="mine")], synced=False) == [STORED, REPEATED, CLASH]

@@ -9,7 +9,7 @@ import msgspec
 
 from ag06.persistence.admission import says
 from ag06.persistence.log import Appended, Record
-from ag06.persistence.sqlite.clocks import begin_waits_anew
+from ag06.persistence.sqlite.clocks import begin_waits_anew, note_wait
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Record).decode
@@ -195,6 +195,8 @@ class Appender:
         )
         if not cursor.rowcount:
             return Appended.REPEATED
+        if record.delay_ms:
+            note_wait(self._connection, now_ms)
         self._execute(REACHED, (now_ms << 20,))  # what shows later that a clock was ahead
         self.stored_types.add(record.type)  # whoever waits for these must wait for less long now
         return Appended.STORED

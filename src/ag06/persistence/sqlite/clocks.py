@@ -11,15 +11,19 @@ _LONGEST_LEASE = 10
 """How many of its own visibility timeouts a worker allows for the lease of a worker of an older release, which does not
 say how long its own lasts."""
 
-_RETRIES = "UPDATE deliveries SET due = ?1 + due - since, since = ?1 WHERE state = 2 AND since > ?1"
+# No index by `since`: every event would pay for it. The counter `waits` tells when the last wait was noted.
+_NOTE = """
+INSERT INTO counters VALUES ('waits', ?) ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)
+"""
+_IS_NOTED_LATER = "SELECT 1 FROM counters WHERE name = 'waits' AND value > ?"
+_RETRIES = "UPDATE deliveries SET due = ?1 + due - since, since = ?1 WHERE state = 2 AND state > 0 AND since > ?1"
 _DELAYS = "UPDATE scheduled SET due = ?1 + due - since, since = ?1 WHERE since > ?1"
 _LEASES = """
 UPDATE workers SET expires = ?1 + coalesce((SELECT visibility FROM leases WHERE worker = workers.id), ?2)
 WHERE grp = ?4 AND expires > ?1 + coalesce((SELECT visibility FROM leases WHERE worker = workers.id), ?3)
 """
 _ANY = """
-SELECT 1 FROM deliveries WHERE state = 2 AND since > ?1
-UNION ALL SELECT 1 FROM scheduled WHERE since > ?1
+SELECT 1 FROM counters WHERE name = 'waits' AND value > ?1
 UNION ALL SELECT 1 FROM workers WHERE grp = ?3
   AND expires > ?1 + coalesce((SELECT visibility FROM leases WHERE worker = workers.id), ?2) LIMIT 1
 """
@@ -31,10 +35,18 @@ def is_ahead(connection: sqlite3.Connection, group_id: int, now_ms: int, visibil
     return connection.execute(_ANY, (now_ms, bound, group_id)).fetchone() is not None
 
 
+def note_wait(connection: sqlite3.Connection, now_ms: int) -> None:
+    """Note that something begins to wait now, in the transaction that puts it off."""
+    connection.execute(_NOTE, (now_ms,))
+
+
 def begin_waits_anew(connection: sqlite3.Connection, now_ms: int) -> None:
     """Let retries and delayed events of all groups that wait since later than now wait from now on."""
+    if connection.execute(_IS_NOTED_LATER, (now_ms,)).fetchone() is None:
+        return
     connection.execute(_RETRIES, (now_ms,))
     connection.execute(_DELAYS, (now_ms,))
+    connection.execute("UPDATE counters SET value = ? WHERE name = 'waits'", (now_ms,))
 
 
 def begin_leases_anew(connection: sqlite3.Connection, group_id: int, now_ms: int, visibility_ms: int) -> None:

@@ -81,9 +81,7 @@ CREATE TABLE notes (name TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
 # that began later than now was noted by a clock that was ahead: see `clocks.py`. leases: how long each worker holds on.
 _SIXTH = """
 ALTER TABLE deliveries ADD COLUMN since INTEGER;
-CREATE INDEX deliveries_since ON deliveries (since) WHERE state = 2;
 ALTER TABLE scheduled ADD COLUMN since INTEGER;
-CREATE INDEX scheduled_since ON scheduled (since) WHERE since IS NOT NULL;
 CREATE TABLE leases (worker INTEGER PRIMARY KEY, visibility INTEGER NOT NULL) STRICT;
 """
 

@@ -9,6 +9,7 @@ import msgspec
 
 from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement, deliveries_of
 from ag06.persistence.sqlite.appending import Appender
+from ag06.persistence.sqlite.clocks import note_wait
 from ag06.persistence.sqlite.deliveries import GroupRow, Token
 from ag06.persistence.sqlite.schema import RESTORED
 
@@ -36,6 +37,7 @@ class Settling:
         self._worker = worker
         self._now_ms = now_ms
         self._settled = 0
+        self._noted = False
         self._appender: Appender | None = None
         self.released = False
 
@@ -78,6 +80,9 @@ class Settling:
                 _POSTPONE,
                 (due_ms, settlement.attempts, settlement.first_failed_ms, self._group.id, seq, self._now_ms),
             )
+            if not self._noted:
+                note_wait(self._connection, self._now_ms)
+                self._noted = True
             self.released = True
             return True
         if isinstance(settlement, Bury):
