@@ -111,8 +111,14 @@ async def settle_everything(log: EventLog) -> int:
 
 
 async def traces_of(log: EventLog, hanging: Hanging) -> Traces:
-    """Return the traces of now, when the test's own log has opened all it needs."""
+    """Return the traces of now, when the test's own log has opened all it needs.
+
+    SQLite keeps the descriptor of a closed connection for the next one while the file is open elsewhere in the process.
+    """
+    await log.stats()
+    await log.release_worker("nobody")
     await hanging.app.publish("order", dedup=False)
+    await hanging.app.events.stats()
     await hanging.app.close()
     assert await settle_everything(log) == 1
     return Traces()
