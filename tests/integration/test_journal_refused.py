@@ -141,6 +141,22 @@ async def test_an_event_that_a_script_refused_leaves_nothing_that_makes_it_pass_
     assert await refusing.data() == ["first", 1]
 
 
+async def test_a_user_who_may_not_append_for_a_while_loses_nothing(refusing: Refusing) -> None:
+    await refusing.proxy.down()
+    for n in range(20):
+        await refusing.store.persist_event("good", "test", n, subject="s")
+    refusing.server.command("ACL", "SETUSER", "default", "-xadd")
+    await refusing.proxy.up()
+
+    async def held() -> bool:
+        return "XADD" in ((await state(refusing.store)).problem or "")
+
+    await when(held)
+    refusing.server.command("ACL", "SETUSER", "default", "+@all")
+    await refusing.settled(0)
+    assert await refusing.data() == ["first", *range(20)]
+
+
 async def test_publishing_again_what_was_refused_stores_it(refusing: Refusing) -> None:
     refusing.break_key("s:bad:1")
     with pytest.raises(StoreError, match="WRONGTYPE"):

@@ -153,8 +153,10 @@ class Simulation:
         while not process.stop.is_set():
             try:
                 async with app.running():
-                    worker = app._worker
-                    assert worker is not None
+                    while (worker := app._worker) is None and not process.stop.is_set():
+                        await asyncio.sleep(0.05)  # the store is away yet
+                    if worker is None:
+                        continue
                     stop = asyncio.ensure_future(process.stop.wait())
                     await asyncio.wait([stop, worker.failure], return_when=asyncio.FIRST_COMPLETED)
                     if worker.failure.done():

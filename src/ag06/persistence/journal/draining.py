@@ -138,7 +138,7 @@ class Draining:
             self._unproved += 1
             if self._unproved > _MOST_UNPROVED:
                 raise error
-            await self._inner.archives()  # the server answers, at least
+            await self._inner.open()  # the server answers, and its user may do what a log needs
         refusal = Refusal(
             "disconnected" if cut_off else "refused", type(error).__name__, str(error) or repr(error), tried
         )

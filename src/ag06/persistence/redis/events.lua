@@ -167,6 +167,29 @@ local function check_keys(event_type, level, subject, due)
   end
 end
 
+-- What was noted of a record that could not be stored: with it, the record would pass for stored when it is sent again.
+local function forget(record, id_key)
+  if id_key then
+    redis.call('DEL', id_key)
+  end
+  if record[6] and redis.call('GET', P .. 'd:' .. record[6]) == record[5] then
+    redis.call('DEL', P .. 'd:' .. record[6])
+  end
+  if record[6] and record[12] > 0 then
+    redis.call('DEL', P .. 'j:' .. record[6])
+  end
+end
+
+local function put(record)
+  if record[9] > now then
+    local is_delay = record[16] > 0
+    local due = is_delay and math.min(record[9], now + record[16]) or record[9]
+    schedule(record[5], record[1], record[2], record[3], record[4], due, is_delay)
+  else
+    add(record[1], record[2], record[3], record[4])
+  end
+end
+
 local function admit(record)
   local id, identity, content, journalled = record[5], record[6], record[8], record[12] > 0
   local fate = record[13] and earlier_try(record)
@@ -207,12 +230,10 @@ local function admit(record)
   if id_key then
     redis.call('SET', id_key, content or '', 'PX', (content or journalled) and CHOSEN_ID_MS or OUTPUT_ID_MS)
   end
-  if record[9] > now then
-    local is_delay = record[16] > 0
-    local due = is_delay and math.min(record[9], now + record[16]) or record[9]
-    schedule(id, record[1], record[2], record[3], record[4], due, is_delay)
-  else
-    add(record[1], record[2], record[3], record[4])
+  local fine, refusal = pcall(put, record)
+  if not fine then
+    forget(record, id_key)
+    error(refusal, 0)
   end
   return STORED
 end
