@@ -93,9 +93,9 @@ async def test_a_certificate_of_an_unknown_authority_is_named(
 
 @pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_ca_path", "ssl_certfile"])
 async def test_a_file_that_is_not_there_is_named(option: str, tmp_path: Path) -> None:
-    assert f"{option}=nowhere.pem: No such file" in await refused(
-        f"rediss://127.0.0.1:1/0?{option}=nowhere.pem", tmp_path
-    )
+    missing = tmp_path / "nowhere.pem"
+    said = await refused(f"rediss://127.0.0.1:1/0?{option}={missing}", tmp_path)
+    assert f"{option}={missing}: No such file" in said
 
 
 @pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile"])
