@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ag06.errors import ConfigurationError
+from ag06.errors import ConfigurationError, StoreUnavailable
 from ag06.persistence import EventStore
 from ag06.persistence.log import LogOptions
 from ag06.persistence.redis import RedisLog
@@ -93,9 +93,9 @@ async def test_a_certificate_of_an_unknown_authority_is_named(
 
 @pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_ca_path", "ssl_certfile"])
 async def test_a_file_that_is_not_there_is_named(option: str, tmp_path: Path) -> None:
-    assert f"{option}=nowhere.pem: No such file" in await refused(
-        f"rediss://127.0.0.1:1/0?{option}=nowhere.pem", tmp_path
-    )
+    missing = tmp_path / "nowhere.pem"
+    said = await refused(f"rediss://127.0.0.1:1/0?{option}={missing}", tmp_path)
+    assert f"{option}={missing}: No such file" in said
 
 
 @pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile"])
@@ -245,14 +245,24 @@ async def test_leases_are_renewed_through_a_proxy_that_does_not_know_hello(proxy
 
 
 async def test_nothing_is_handed_out_while_leases_cannot_be_renewed(
-    proxy: Proxy, caplog: pytest.LogCaptureFixture
+    valkey: ValkeyServer, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
+    import redis
+
     await proxy.up()
     log = RedisLog(f"{proxy.url}?log=renewal-{next(_serial)}", LogOptions(timeout=2.0))
     await log.open()
     subscription = await registered(log)
-    proxy.full = True
     await log.append([record(1)])
+    await collect(subscription, 1)
+    proxy.full = True
+    with redis.Redis("127.0.0.1", valkey.port) as admin:
+        for client in admin.client_list():
+            if client["name"] == "ag06-leases":
+                admin.client_kill_filter(_id=client["id"])
+    with pytest.raises(StoreUnavailable):
+        await asyncio.to_thread(subscription.renew)
+    await log.append([record(2)])
     with caplog.at_level(logging.WARNING, "ag06.persistence"):
         assert await nothing(subscription)
     assert "waits for the store" in caplog.text
