@@ -165,3 +165,23 @@ async def test_an_event_that_can_no_longer_be_decoded_alone_is_invalid() -> None
         await publish(app, [{"n": 0}, {"n": 1}])
         await app.drain(SECONDS)
         assert [letter.reason for letter in await letters(app)] == ["invalid", "invalid"]
+
+
+async def test_a_step_may_take_its_list_apart() -> None:
+    app = Workflow("shop", store="memory://")
+    outcomes: list[Outcome] = []
+    app.on_outcome(outcomes.append)
+
+    @app.batch_step("order", max_size=3, max_wait=3600)
+    async def bill(events: list[Event], ctx: Context) -> None:
+        while events:
+            event = events.pop()
+        await ctx.publish("billed", event.data)
+
+    async with app.running():
+        await publish(app, [0, 1, 2])
+        await publish(app, [3, 4, 5])
+        await app.drain(SECONDS)
+        assert len(await said(app, "billed")) == 2
+        await until(lambda: len(outcomes) == 6)
+    assert len({outcome.event_id for outcome in outcomes}) == 6

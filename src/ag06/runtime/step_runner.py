@@ -550,7 +550,7 @@ class StepRunner:
     ) -> tuple[BaseException | None, Span | None]:
         """Call the step and pay its `first_attempts` into the budget; return what it raised, and its span if any."""
         if self.step.is_batch:
-            argument: Any = events
+            argument: Any = events.copy()  # the step may take its list apart
             call = self._observer.begin_batch(events, context.attempt)
         else:
             argument = events[0]
