@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,41 @@ async def test_a_call_that_blocks_the_loop_is_kept_and_what_waits_behind_it_goes
     assert all([name, False] in billed for name in [*range(10), "blocks"])
     assert len(workers.notes("start")) == 11
     assert "ended with" not in workers.said
+    await app.close()
+
+
+@both_stores
+async def test_a_worker_that_is_paused_under_its_supervisor_is_no_death(store_url: str, tmp_path: Path) -> None:
+    write_flow(
+        tmp_path,
+        """
+        app = Workflow("shop", visibility_timeout=0.6)
+
+        @app.step("order", concurrency=1, retry=Retry(attempts=1))
+        async def bill(event: Event, ctx: Context):
+            note("start", os.getpid(), event.data)
+            while event.data == "long" and not Path("go").exists():
+                await asyncio.sleep(0.01)
+            await ctx.publish("billed", [event.data, ctx.taken_over])
+        """,
+    )
+    app = Workflow("shop", store=store_url)
+    await app.publish("order", data="long")
+    for n in range(5):
+        await app.publish("order", data=n)
+    async with ag06_run(tmp_path, store_url, "--workers", "2") as workers:
+        await until(lambda: any(words[2] == "long" for words in workers.notes("start")))
+        (pid,) = [int(words[1]) for words in workers.notes("start") if words[2] == "long"]
+        os.kill(pid, signal.SIGSTOP)
+        await workers.noted("start", 6)  # the other worker gets what the paused one had not begun
+        os.kill(pid, signal.SIGCONT)
+        (tmp_path / "go").touch()
+        await settled(app)
+        assert await workers.terminate() == 0, workers.said
+    billed = await said(app, "billed")
+    assert len(billed) == len(workers.notes("start")) == 6
+    assert ["long", False] in billed
+    assert await letters(app) == []
     await app.close()
 
 

@@ -66,7 +66,7 @@ async def test_an_event_that_kills_its_workers_is_a_dead_letter_and_the_others_g
 
 
 @pytest.mark.parametrize("adapter", ["sqlite"])
-@pytest.mark.parametrize("attempts", [2, 4])
+@pytest.mark.parametrize("attempts", [2, 3])
 async def test_no_innocent_event_is_taken_for_one_that_kills(store_url: str, tmp_path: Path, attempts: int) -> None:
     """Twenty that are taken over together with the killer, and that take longer than it does."""
     write_flow(

@@ -234,3 +234,20 @@ def test_what_the_store_says_comes_from_the_latest_report_and_resources_are_adde
     found = merged_status(reports)
     assert (found["steps"], found["resources"]) == ({"s": {"backlog": 2}}, {"memory_mb": 15.5})
     assert merged_status([])["steps"] == {}
+
+
+@pytest.mark.parametrize(
+    ("stalled", "status"),
+    [((0.0, 0.0), "pass"), ((40.0, 0.0), "warn"), ((40.0, 35.0), "fail"), ((71.0, 0.0), "fail")],
+)
+async def test_liveness_fails_where_no_loop_turns_or_a_worker_that_stalls_was_not_replaced(
+    workers: list[WorkerProcess], stalled: tuple[float, float], status: str
+) -> None:
+    health = FleetHealth()
+    for worker, seconds in zip(workers, stalled, strict=True):
+        worker.stalled, worker.is_stalled, worker.stall_limit = seconds, seconds >= 30.0, 60.0
+    await health.update(workers, {})
+    found = (await health.registry.liveness()).components["event loops"]
+    assert found.status == status
+    assert ("worker 0" in (found.error or "")) == (status != "pass")
+    await health.close()
