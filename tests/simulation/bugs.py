@@ -53,10 +53,10 @@ BUGS = {
     ),
     "outputs-of-a-fenced-worker": Bug(
         "ag06.persistence.memory.state",
-        """            if any(group.held(delivery.token, worker) is None for delivery in settlement.deliveries):
+        """            if any(group.held(token, worker) is None for token in tokens):
                 return False
 """,
-        """            if any(group.held(delivery.token, worker) is None for delivery in settlement.deliveries):
+        """            if any(group.held(token, worker) is None for token in tokens):
                 [self.append(record, now_ms, 0) for record in settlement.outputs]
                 return False
 """,
