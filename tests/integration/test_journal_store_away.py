@@ -163,7 +163,7 @@ async def test_events_more_than_a_window_apart_are_both_kept_however_late_they_a
     assert (await store.stats()).duplicates == 0
 
 
-async def test_an_id_that_is_taken_by_other_content_is_refused_and_said(
+async def test_an_id_that_is_taken_by_other_content_is_set_aside_and_logged(
     store: EventStore, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     await store.persist_event(TYPE, "s", "first", id="mine")
@@ -174,7 +174,8 @@ async def test_an_id_that_is_taken_by_other_content_is_refused_and_said(
         await straight(store)
     assert [event.data for event in await replayed(store)] == ["first"]
     assert (await state(store)).refused == 1
-    assert "event mine is in the store already with other content" in caplog.text
+    assert "the store has another event with this id" in caplog.text
+    assert [letter.event.data for letter in await store.journal_dead_letters.list()] == ["second"]
 
 
 async def test_what_a_call_wants_synced_is_drained_to_a_server_that_syncs(tmp_path: Path) -> None:
