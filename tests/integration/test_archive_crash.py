@@ -26,7 +26,7 @@ from ag06.persistence.sqlite import reading as sqlite_reading
 
 url, archive, stage, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 segments._GROUP_ROWS, run._PIECE_EVENTS, batch._SEGMENT_BYTES, batch._BATCH_BYTES = 40, 40, 15_000, 40_000
-redis_reading._PAGE = redis_reading._FIRST_PAGE = 20
+redis_reading._PAGE = 20
 sqlite_reading.PAGE = 50
 leading._SECONDS = 0.5  # the lead of the dead ends soon
 seen = 0

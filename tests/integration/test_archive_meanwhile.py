@@ -22,7 +22,6 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_reading, "PAGE", 20)
     monkeypatch.setattr(memory_log, "_PAGE", 20)
     monkeypatch.setattr(redis_reading, "_PAGE", 5)
-    monkeypatch.setattr(redis_reading, "_FIRST_PAGE", 5)
 
 
 @pytest.mark.parametrize("already", [0, 150])

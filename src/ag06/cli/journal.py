@@ -75,7 +75,7 @@ def show_letter(
     for letter in found:
         console.print(f"the store refused {printable(letter.event.id)}: {letter.reason}", markup=False)
         console.print(f"attempts: {letter.attempts}, from {letter.first_failed} to {letter.last_failed}", markup=False)
-        console.print(f"{letter.error}: {printable(letter.message)}", style="red", markup=False)
+        console.print(f"{printable(letter.error)}: {printable(letter.message)}", style="red", markup=False)
         print_json(letter.event)
 
 

@@ -67,8 +67,13 @@ class JournalDeadLetters:
             return await log.retry_letters(numbers)
         return await retry(log, self.letters, numbers, int(time.time() * 1000))
 
-    async def discard(self, ids: Iterable[str] | None = None) -> int:
-        """Delete them for good, all or those of `ids`; return how many there were. The events are in no log."""
+    async def discard(self, ids: Iterable[str] | None = None, *, all: bool = False) -> int:  # noqa: A002 - as elsewhere
+        """Delete those of `ids` for good, or `all`; return how many there were. The events are in no log.
+
+        Raises `ConfigurationError` unless exactly one of both is given.
+        """
+        if (ids is None) != all:
+            raise ConfigurationError("dead letters of the journal: discard(ids) or discard(all=True)")
         numbers = [letter.number for letter in await self._find(_UNBOUNDED, ids)]
         return await asyncio.to_thread(self.letters.remove, numbers)
 
