@@ -526,7 +526,10 @@ class Workflow:
             )
         if not logging.getLogger().handlers:
             configure_logging()
-        run_until_done(self.serve())
+        try:
+            run_until_done(self.serve())
+        except asyncio.CancelledError:  # a second SIGINT cancels what the first one asked to end
+            raise KeyboardInterrupt from None
 
 
 _all: weakref.WeakSet[Workflow] = weakref.WeakSet()
