@@ -231,6 +231,19 @@ async def test_a_lead_of_who_is_gone_ends(opened: tuple[Opening, Clock], ahead: 
     assert await log.lead("archive", "next", 30)
 
 
+async def test_a_lead_is_not_cut_short_by_one_who_asks_for_a_shorter_one(opened: tuple[Opening, Clock]) -> None:
+    open_one, clock = opened
+    log = await open_one()
+    assert await log.lead("tuning", "worker", 30)
+    assert not await log.lead("tuning", "command", 1)
+    clock.move(10)
+    assert not await log.lead("tuning", "command", 1)
+    assert not await log.lead("tuning", "command", 0), "nobody gives up what another one has"
+    assert not await log.lead("tuning", "command", 1)
+    clock.move(21)
+    assert await log.lead("tuning", "command", 1)
+
+
 async def test_positions_grow_and_events_flow_on(opened: tuple[Opening, Clock]) -> None:
     open_one, clock = opened
     log = await open_one()

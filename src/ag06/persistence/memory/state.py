@@ -269,7 +269,7 @@ class State:
         self.position = 0
         self.latest_ms = 0
         self.archives: dict[str, None] = {}
-        self.leaders: dict[str, tuple[str, float]] = {}
+        self.leaders: dict[str, tuple[str, float, float]] = {}
         self.notes: dict[str, bytes] = {}
         self.serials = count()
 
@@ -466,13 +466,11 @@ class State:
     def lead(self, role: str, holder: str, now_ms: int, duration_ms: float) -> bool:
         """Let `holder` have a role until `duration_ms` from now, if it is free or its own.
 
-        All holders of a role lead for as long. A lead that ends later was taken by a clock that was ahead: it begins
-        now.
+        A lead that ends later than its own length from now was taken by a clock that was ahead: it begins now.
         """
-        leader, until_ms = self.leaders.get(role, (holder, 0.0))
+        leader, until_ms, length_ms = self.leaders.get(role, (holder, 0.0, 0.0))
         if leader != holder and until_ms > now_ms:
-            if duration_ms:
-                self.leaders[role] = (leader, min(until_ms, now_ms + duration_ms))
+            self.leaders[role] = (leader, min(until_ms, now_ms + length_ms), length_ms)
             return False
-        self.leaders[role] = (holder, now_ms + duration_ms)
+        self.leaders[role] = (holder, now_ms + duration_ms, duration_ms)
         return True
