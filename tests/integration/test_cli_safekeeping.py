@@ -144,3 +144,21 @@ async def test_a_backup_while_others_write_is_of_one_moment(tmp_path: Path) -> N
         done = back_up(str(tmp_path / "shop.db"), str(tmp_path / f"copy-{turn}.db"))
         assert done.events == 20 * (turn + 1)
     await store.close()
+
+
+@pytest.mark.parametrize("left", [10, 100, 5000])
+async def test_a_file_that_was_cut_off_is_damage_not_a_traceback(tmp_path: Path, left: int) -> None:
+    await (await _store(tmp_path / "shop.db")).close()
+    (tmp_path / "shop.db").write_bytes((tmp_path / "shop.db").read_bytes()[:left])
+    for command in (("check",), ("backup", "copy.db")):
+        ended = ag06(*command, "--store", "sqlite:///shop.db", cwd=tmp_path)
+        assert ended.code == 2, ended
+        assert "damaged" in ended.out + ended.err or "not an event log" in ended.err
+        assert "Traceback" not in ended.err
+
+
+async def test_a_backup_into_a_folder_that_is_missing_names_it(tmp_path: Path) -> None:
+    await (await _store(tmp_path / "shop.db")).close()
+    ended = ag06("backup", "missing/copy.db", "--store", "sqlite:///shop.db", cwd=tmp_path)
+    assert ended.code == 2
+    assert "the folder missing does not exist; make it first" in ended.err

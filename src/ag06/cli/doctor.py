@@ -114,7 +114,8 @@ def _journals() -> list[Finding]:
         if letters.problem is not None:
             found.append(Finding("journal", "warn", f"{letters.path}: {letters.problem}"))
         elif letters.events:
-            what = f"{letters.path}: {letters.store} refused {letters.events} events for good; see: ag06 journal list"
+            what = f"{letters.path}: {letters.store} refused {letters.events} events for good; see: "
+            what += f"ag06 journal list --store {letters.store}"
             found.append(Finding("journal", "warn", what))
     found += _unwritable(directory)
     return found or [Finding("journal", "pass", f"no event waits under {os.path.abspath(directory)}")]

@@ -38,9 +38,14 @@ def list_letters(
 
     Example: ag06 journal list --store redis://localhost:6379/0
     """
-    letters = asyncio.run(_letters(store).list(limit))
+    opened_letters = _letters(store)
+    letters = asyncio.run(opened_letters.list(limit))
     if json:
         print_json(letters)
+        return
+    if not letters:
+        folder = opened_letters.letters.path.parent
+        say(f"Dead letters of the journal: none in {folder}, where those of this store are kept")
         return
     rows = [
         (

@@ -84,6 +84,8 @@ def command(
     start = partial(
         _supervisor, target, workers, store, workflow, stall_timeout=timeout_of(stall), environment=limits.environment
     )
+    if stall_timeout is not None and not (reload or workers > 1 or limits):
+        _logger.warning("--stall-timeout needs a supervisor, which one worker does not have; give --workers 2 or more")
     if reload:
         asyncio.run(_reloading(workflow, start))
     elif workers > 1 or limits:  # a single worker that is started afresh needs one who starts it

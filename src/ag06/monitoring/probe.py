@@ -24,6 +24,8 @@ from ag06.stopping import asks_to_stop
 from ag06.tasks import start_task
 
 Status = Literal["pass", "warn", "fail"]
+_FAILURE_TTL = 5.0
+"""Seconds that a failure holds at most, whatever the component's own time: it may be over soon."""
 STATUSES: tuple[str, ...] = get_args(Status)
 
 Check = Callable[[], Any]
@@ -168,7 +170,7 @@ class Probe:
             measurement=result.measurement,
             unit=result.unit,
         )
-        self._fresh_until = ended + self._ttl
+        self._fresh_until = ended + (self._ttl if result.status != "fail" else min(self._ttl, _FAILURE_TTL))
         return self._last
 
     async def _ask(self) -> HealthResult:

@@ -42,6 +42,8 @@ def back_up(path: str, target: str, progress: Callable[[str, int], None] = lambd
     unfinished = final.with_name(f"{final.name}.{os.getpid()}.part")
     try:
         os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileNotFoundError:
+        raise ConfigurationError(f"{target}: the folder {final.parent} does not exist; make it first") from None
     except OSError as error:
         raise ConfigurationError(f"{target} cannot be written: {error.strerror}") from None
     try:
@@ -53,7 +55,7 @@ def back_up(path: str, target: str, progress: Callable[[str, int], None] = lambd
             raise StoreDamaged(
                 f"store {path}: its copy does not read back ({found.problems[0]}); see ag06 check; no backup was made"
             )
-        os.link(unfinished, final)  # never replaces a file that appeared meanwhile
+        _name(unfinished, final)
     except FileExistsError:
         raise ConfigurationError(f"{target} exists since a moment ago; name another file") from None
     finally:
@@ -65,13 +67,26 @@ def back_up(path: str, target: str, progress: Callable[[str, int], None] = lambd
 
 
 def _copy(path: str, target: str) -> None:
-    with uninterrupted(), contextlib.closing(connect(path, _WAIT)) as connection:
+    with uninterrupted():
         try:
-            connection.execute("VACUUM INTO ?", (target,))
+            with contextlib.closing(connect(path, _WAIT)) as connection:
+                connection.execute("VACUUM INTO ?", (target,))
         except sqlite3.OperationalError as error:
             raise StoreUnavailable(f"store {path}: {error}; no backup was made") from error
         except sqlite3.DatabaseError as error:
             raise explained_error(path, error) from error
+
+
+def _name(unfinished: Path, final: Path) -> None:
+    """Give a verified copy its name, which never replaces a file; some filesystems have no links, but can rename."""
+    try:
+        os.link(unfinished, final)
+    except FileExistsError:
+        raise
+    except OSError:
+        if os.path.lexists(final):
+            raise FileExistsError from None
+        unfinished.rename(final)
 
 
 def _sync(path: Path) -> None:

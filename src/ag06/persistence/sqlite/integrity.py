@@ -38,28 +38,34 @@ def inspect(path: str, progress: Callable[[int], None] = lambda _: None) -> Inte
     """Read a log's file from end to end; nothing in it is changed. `progress` gets the number of events read.
 
     Blocks for as long as the file is large. Others may write meanwhile: all is read as of one moment, for which the
-    write-ahead log grows. Raises `ConfigurationError` for what
-    is no log, `sqlite3.OperationalError` for a file that cannot be opened.
+    write-ahead log grows. Raises `ConfigurationError` for what is no log, `sqlite3.OperationalError` for a file that
+    cannot be opened.
     """
     problems: list[str] = []
     counted = [0, 0]
-    with uninterrupted(), contextlib.closing(connect(path, _WAIT)) as connection:
+    with uninterrupted():
         try:
-            connection.execute("PRAGMA query_only = ON")
-            check_schema(connection, path)
-            connection.execute("BEGIN")
-            rows = connection.execute(f"PRAGMA integrity_check({_MOST_PROBLEMS})")
-            problems += [line for (text,) in rows for line in str(text).splitlines() if line != "ok"]
-            for table, problem in _unreadable(connection, counted, progress):
-                if len(problems) < _MOST_PROBLEMS:
-                    problems.append(f"{table}: {problem}")
-            if not problems:
-                problems += _miscounted(connection, counted[0])
+            with contextlib.closing(connect(path, _WAIT)) as connection:
+                problems += _problems(connection, path, counted, progress)
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError as error:
             problems.append(str(error))
     return Integrity(path, counted[0], counted[1], tuple(problems))
+
+
+def _problems(
+    connection: sqlite3.Connection, path: str, counted: list[int], progress: Callable[[int], None]
+) -> list[str]:
+    connection.execute("PRAGMA query_only = ON")
+    check_schema(connection, path)
+    connection.execute("BEGIN")
+    rows = connection.execute(f"PRAGMA integrity_check({_MOST_PROBLEMS})")
+    problems = [line for (text,) in rows for line in str(text).splitlines() if line != "ok"]
+    for table, problem in _unreadable(connection, counted, progress):
+        if len(problems) < _MOST_PROBLEMS:
+            problems.append(f"{table}: {problem}")
+    return problems or _miscounted(connection, counted[0])
 
 
 def _unreadable(

@@ -57,7 +57,7 @@ class SqliteLog:
             raise ConfigurationError(
                 f"store {path}: SQLite keeps one copy and cannot give durability='replicated'; use redis://"
             )
-        self._given = path
+        self._given = os.path.abspath(path)
         self.path = os.path.realpath(path)
         self._options = options
         self._clock = clock

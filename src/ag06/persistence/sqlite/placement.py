@@ -37,10 +37,10 @@ class Placement:
     def replaced(self, what: str) -> StoreReplaced:
         """Return the error that names the file that is open here, and where its content can still be read."""
         descriptor = _descriptor(self._file)
-        kept = f"; its content is in {descriptor} until this process ends" if descriptor else ""
+        kept = f", its content in {descriptor} until this process ends" if descriptor else ""
         return StoreReplaced(
-            f"store {self._path}: {what} while in use; this process has the file {_shown(self._file)} open{kept}; put "
-            "that file back, or stop everything that uses the store, restore it and start again"
+            f"store {self._path}: {what} while in use; this process has the file {_shown(self._file)} open{kept}; move "
+            "that file back if it was moved; otherwise see docs/guides/backup.md, on a file that was removed"
         )
 
 

@@ -275,6 +275,8 @@ class Writer(threading.Thread):
         idle: list[Answer] = []
         began = begin()
         try:
+            if self._placement is not None:
+                self._placement.check()
             with self._database as connection:
                 for operation in batch:
                     try:
@@ -344,6 +346,8 @@ class Writer(threading.Thread):
                 connection.execute(f"PRAGMA busy_timeout = {int(_WAL_PATIENCE * 1000)}")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 connection.execute("PRAGMA busy_timeout = 0")
+        except FileNotFoundError:  # there is none, or the file was removed, which the next commit reports
+            return
         except (OSError, sqlite3.Error, StoreError) as error:
             _logger.warning("store %s: its write-ahead log stays large: %s", self._path, error)
 
