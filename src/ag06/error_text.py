@@ -73,7 +73,9 @@ def _is_too_much(error: BaseException) -> bool:
         current = waiting.pop()
         if issubclass(type(current), BaseExceptionGroup):
             waiting += _members_of(current)
-        before = _cause_of(current) or _context_of(current)
+        before = _cause_of(current)
+        if before is None:  # no truth value: a class may define its own
+            before = _context_of(current)
         if before is not None:
             waiting.append(before)
         if count + len(waiting) > _MOST_EXCEPTIONS:

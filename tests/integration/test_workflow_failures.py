@@ -35,6 +35,21 @@ class Hostile(Exception):  # noqa: N818 - it is no name of an error
         raise NativePanic(name)
 
 
+class NoTruth(Exception):  # noqa: N818
+    """An exception that collects others, and whose size cannot be told."""
+
+    def __bool__(self) -> bool:
+        raise NativePanic
+
+    __len__ = __bool__
+
+
+def caused_by_no_truth() -> BaseException:
+    error = ValueError("x")
+    error.__cause__ = NoTruth()
+    return error
+
+
 class ExitInWords(BaseException):
     def __str__(self) -> str:
         raise SystemExit(3)
@@ -96,6 +111,8 @@ def doubled(depth: int) -> BaseException:
 
 RAISED: dict[str, Callable[[], BaseException]] = {
     "a panic": lambda: NativePanic("index out of bounds"),
+    "what has no truth value": NoTruth,
+    "what is caused by such a one": caused_by_no_truth,
     "StopIteration": StopIteration,
     "StopAsyncIteration": StopAsyncIteration,
     "GeneratorExit": GeneratorExit,
@@ -214,14 +231,16 @@ async def test_data_that_cannot_be_decoded_for_whatever_reason_is_invalid(batch:
     assert (letter.reason, letter.error, sorted(seen)) == ("invalid", "NativePanic", [1, 2])
 
 
-@pytest.mark.parametrize("raised", [NativePanic, KeyboardInterrupt, SystemExit, StopIteration, Hostile])
-async def test_a_listener_harms_nobody_whatever_it_raises(raised: type[BaseException]) -> None:
+@pytest.mark.parametrize(
+    "raised", [NativePanic, KeyboardInterrupt, SystemExit, StopIteration, Hostile, NoTruth, caused_by_no_truth]
+)
+async def test_a_listener_harms_nobody_whatever_it_raises(raised: Callable[[], BaseException]) -> None:
     app = Workflow("shop", store="memory://")
     heard: list[str] = []
 
     @app.on_outcome
     def broken(outcome: Outcome) -> None:
-        raise raised
+        raise raised()
 
     app.on_outcome(lambda outcome: heard.append(outcome.kind))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Awaitable
 from contextvars import ContextVar
 
 import pytest
@@ -291,3 +292,39 @@ async def test_every_failed_attempt_and_every_dead_letter_is_told_with_its_event
     assert "ValueError: no such account" in failed
     assert "subject alice" in buried
     assert f"ag06 dead-letters show {event_id}" in buried
+
+
+@pytest.mark.parametrize("timeout", [None, 30.0])
+async def test_an_async_function_that_returns_an_awaitable_is_done_when_that_is_done(timeout: float | None) -> None:
+    """A wrapper that forgot to await: otherwise nothing of the step has run, and its event is acknowledged."""
+    app = Workflow("shop", store="memory://")
+    done: list[str] = []
+
+    async def work(name: str) -> None:
+        await asyncio.sleep(0)
+        done.append(name)
+
+    @app.step("order", name="coroutine", timeout=timeout)
+    async def coroutine(event: Event) -> Awaitable[None]:
+        return work("coroutine")
+
+    @app.step("order", name="task", timeout=timeout)
+    async def task(event: Event) -> Awaitable[None]:
+        return asyncio.create_task(work("task"))
+
+    @app.step("order", name="twice", timeout=timeout)
+    async def twice(event: Event) -> Awaitable[object]:
+        return coroutine(event)
+
+    @app.step("order", name="fails", timeout=timeout, retry=Retry(attempts=1))
+    async def fails(event: Event) -> Awaitable[None]:
+        async def fail() -> None:
+            raise ValueError("late")
+
+        return fail()
+
+    async with app.running():
+        await app.publish("order")
+        await app.drain(SECONDS)
+        assert [letter.message for letter in await letters(app)] == ["late"]
+    assert sorted(done) == ["coroutine", "coroutine", "task"]

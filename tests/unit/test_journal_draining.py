@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ag06.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from ag06.event import decode_event
+from ag06.persistence.admission import Admission
 from ag06.persistence.journal import log as journal_log
+from ag06.persistence.journal.draining import Draining
+from ag06.persistence.journal.late import candidate
 from ag06.persistence.journal.letters import CLASHED, Letters
 from ag06.persistence.journal.page import LARGEST, Page
-from ag06.persistence.log import Appended, Disconnected, Durability, LogOptions, Record
+from ag06.persistence.log import Appended, Disconnected, Durability, LogOptions, Query, Record, Stored
+from ag06.persistence.memory import MemoryLog
 from faulty import AWAY, Both, FaultyLog, kept
 from journals import when
 from records import record
@@ -193,3 +198,32 @@ def test_a_dead_letter_that_is_refused_again_stays_one(tmp_path: Path) -> None:
     letters.keep(one, CLASHED, 2, synced=False)
     (letter,) = letters.list(10)
     assert (letter.refusal.attempts, letter.first_ms, letter.last_ms) == (2, 1, 2)
+
+
+class Unreadable(MemoryLog):
+    """A store that cannot read events of one type."""
+
+    async def read(self, query: Query) -> AsyncIterator[list[Stored]]:
+        if query.types is None or "bad" in query.types:
+            raise StoreError("WRONGTYPE")
+        async for page in super().read(query):
+            yield page
+
+
+async def test_a_type_that_cannot_be_read_keeps_no_duplicate_of_another_type_from_being_found() -> None:
+    now = [1_000_000.0]
+    log = Unreadable("", LogOptions(), clock=lambda: now[0])
+    await log.open()
+    admission = Admission(300.0, clock=lambda: now[0])
+    await log.append([admission.admit("good", "s", 1)])
+    persisted_ms = int(now[0] * 1000) + 60_000
+    late, *others = [
+        msgspec.structs.replace(admission.admit(*said), persisted_ms=persisted_ms)
+        for said in (("good", "s", 1), ("good", "s", 2), ("bad", "s", 1))
+    ]
+    now[0] += 1000
+    draining = Draining(log, lambda: now[0], Letters(Path("nowhere")))
+    candidates = [found for record in (late, *others) if (found := candidate(record)) is not None]
+    assert len(candidates) == 3
+    assert await draining._late(candidates) == {late.id}
+    await log.close()

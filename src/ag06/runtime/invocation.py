@@ -36,11 +36,20 @@ async def invoke(step: Step, argument: Any, context: Context, executor: Executor
 async def _timed(step: Step, argument: Any, context: Context, executor: Executor | None, isolation: Isolation) -> None:
     if not step.is_async:
         await _in_thread(step, argument, context, executor, isolation)
-    elif step.timeout is None:
-        await isolation.run(step.function(argument, context) if step.takes_context else step.function(argument))
+        return
+    call = step.function(argument, context) if step.takes_context else step.function(argument)
+    if step.timeout is None:
+        result = await isolation.run(call)
+        if result is not None:
+            await _awaited(result, isolation)
     else:
-        call = step.function(argument, context) if step.takes_context else step.function(argument)
-        await _within(step, isolation.run(call), step.timeout)
+        await _within(step, _awaited(call, isolation), step.timeout)
+
+
+async def _awaited(result: object, isolation: Isolation) -> None:
+    """Await what a call returns until it can be awaited no more: a wrapper may have forgotten to."""
+    while isawaitable(result):
+        result = await isolation.run(result)
 
 
 async def _within(step: Step, call: Coroutine[Any, Any, None], seconds: float) -> None:
@@ -82,7 +91,7 @@ async def _in_thread(
             raise RuntimeError("the step raised StopIteration") from error
         raise error
     if isawaitable(result):
-        work = isolation.run(result)
+        work = _awaited(result, isolation)
         await (work if step.timeout is None else _within(step, work, max(0.0, began + step.timeout - loop.time())))
 
 

@@ -24,18 +24,17 @@ class Isolation:
         self._clean = contextvars.copy_context()
         self._needed = False
 
-    async def run(self, call: Awaitable[object]) -> None:
-        """Await `call`; what it sets is seen by nobody after it."""
+    async def run(self, call: Awaitable[object]) -> object:
+        """Return the result of `call`; the context variables that it sets are gone after it."""
         if self._needed:
             clean = self._clean.copy()
             TRACING.carry(clean)
             carry_event(clean)
             carry_variant(clean)
-            await _InContext(call, clean)
-            return
+            return await _InContext(call, clean)
         before = contextvars.copy_context()
         try:
-            await call
+            return await call
         finally:
             self._needed |= not _is_same(before, contextvars.copy_context())
 

@@ -214,7 +214,8 @@ class Lifetime:
         try:
             await finished(part, self._grace.hurry)
         except BaseException as error:  # noqa: BLE001 - raised when nothing of the workflow is left
-            self._error = self._error or error
+            if self._error is None:
+                self._error = error
 
     async def _end_beginning(self) -> None:
         if self._beginning is not None:

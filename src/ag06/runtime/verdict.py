@@ -105,12 +105,13 @@ def bury(
     Class and message are those of the `decisive` exception, where that is inside a group.
     """
     first = delivery.first_failed_ms or now_ms
+    shown = error if decisive is None else decisive  # no truth value: a class may define its own
     return Bury(
         delivery,
         Failure(
             reason=reason,
-            error_type=kind_of(decisive or error),
-            message=message_of(decisive or error),
+            error_type=kind_of(shown),
+            message=message_of(shown),
             traceback=traceback_of(error),
             attempts=delivery.attempts + 1,
             first_ms=first,

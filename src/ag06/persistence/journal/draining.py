@@ -204,8 +204,23 @@ class Draining:
             if last - entries[0].number >= _JUDGED_AHEAD:
                 break
             page = await file.read(last)
-        self._late_ids = await find_late(self._inner, candidates, int(self._clock() * 1000))
+        self._late_ids = await self._late(candidates)
         self._judged = (file, last)
+
+    async def _late(self, candidates: Sequence[Candidate]) -> set[str]:
+        """Return the ids of late duplicates; events of a type that the store cannot read are judged by its append."""
+        try:
+            return await find_late(self._inner, candidates, int(self._clock() * 1000))
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+        types = {found.type for found in candidates}
+        if len(types) == 1:
+            return set()
+        late: set[str] = set()
+        for event_type in sorted(types):
+            late |= await self._late([found for found in candidates if found.type == event_type])
+        return late
 
 
 def _records(entries: Sequence[Entry]) -> list[Record]:

@@ -28,11 +28,13 @@ class Placement:
     def check(self) -> None:
         """Raise `StoreReplaced` if the name is gone or names another file."""
         try:
-            found = _identity(self._path)
+            status = os.stat(self._path)
         except OSError:
             raise self.replaced("was removed") from None
-        if found != self._file:
+        if (found := (status.st_dev, status.st_ino)) != self._file:
             raise self.replaced(f"was replaced by another file ({_shown(found)})")
+        if not status.st_size:
+            raise self.replaced("was emptied")
 
     def replaced(self, what: str) -> StoreReplaced:
         """Return the error that names the file that is open here, and where its content can still be read."""
