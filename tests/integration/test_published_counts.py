@@ -18,6 +18,7 @@ from ag06.persistence.admission import Admission
 from ag06.persistence.journal.claim import Claims
 from ag06.persistence.journal.draining import Draining
 from ag06.persistence.journal.file import JournalFile
+from ag06.persistence.journal.letters import Letters
 from ag06.persistence.log import Appended, EventLog, LogOptions, StepSpec
 from ag06.persistence.memory import MemoryLog
 from ag06.persistence.published import Published
@@ -153,7 +154,7 @@ async def test_what_a_drained_journal_turns_out_to_repeat_or_to_contradict_is_co
     recent = admission.admit(kind, "s", "recent")
     await log.append([recent])
     await file.append([structs.replace(recent, id="again", persisted_ms=1_099_000)], synced=False)
-    draining = Draining(log, lambda: now)
+    draining = Draining(log, lambda: now, Letters(tmp_path))
     assert await draining.some(file)
     assert (draining.late, draining.found_late) == (2, 1)
     assert counted(kind) == {"duplicate": 2, "refused": 1}

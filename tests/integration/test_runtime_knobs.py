@@ -451,8 +451,10 @@ def test_a_knob_may_move_after_the_loop_of_its_workflow_was_torn_down() -> None:
     app, hall = Workflow("torn", store="memory://torn"), Hall()
     busy_step(app, hall, plain=False)
 
+    running = app.running()  # held until the loop is gone: dropping it would end the workflow
+
     async def run() -> None:
-        await app.running().__aenter__()
+        await running.__aenter__()
         await publish(app, 1)
         await until(lambda: hall.inside == 1)
 
