@@ -153,7 +153,7 @@ class RedisSubscription:
     async def mark_started(self, deliveries: Sequence[Delivery]) -> None:
         """Note durably that these run now, so that a death of this worker counts against them."""
         self._started.update([delivery.token for delivery in deliveries])
-        await self._on_tokens("start", START, [delivery.token for delivery in deliveries])
+        await self._on_tokens("start", START, [delivery.token for delivery in deliveries], self._bound())
 
     async def survived(self, deliveries: Sequence[Delivery], attempts: int = 1) -> None:
         """Take back what was charged for this worker; see `Subscription.survived`."""
@@ -162,7 +162,7 @@ class RedisSubscription:
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Give deliveries back, unharmed, to be handed out at once to whoever asks."""
         tokens = [delivery.token for delivery in deliveries]
-        await self._on_tokens("release", RELEASE, tokens)
+        await self._on_tokens("release", RELEASE, tokens, self._bound())
         self._let_go(deliveries)
 
     async def _on_tokens(self, script: str, kind: Measured, tokens: list[str], *more: int) -> None:
@@ -173,9 +173,7 @@ class RedisSubscription:
             for page in _pages(tokens):
                 began = begin()
                 try:
-                    await self._settling.run(
-                        script, self._group, event_type, self._worker, self._bound(), _pack(page), *more
-                    )
+                    await self._settling.run(script, self._group, event_type, self._worker, _pack(page), *more)
                 except GroupLost:
                     return  # nothing is held in a group that is gone
                 kind.done(began)
