@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ag06.errors import AG06Error, ConfigurationError, StoreError, StoreUnavailable
+from ag06.errors import AG06Error, ConfigurationError, StoreError, StoreUnavailable, Unstorable
 from ag06.monitoring.instruments import ACTIVE_CONNECTIONS
 from ag06.persistence.log import StoreFull
 from ag06.persistence.redis.address import Address
@@ -231,6 +231,8 @@ def explain(error: Exception, shown: str) -> AG06Error:
         return kind(f"{shown} {_REFUSALS[code]}; nothing was done")
     if code == "NOGROUP":
         return GroupLost(f"{shown} does not know the group any more")
+    if code == "UNFIT":
+        return Unstorable(f"{shown}: {text.partition('UNFIT ')[2]}; move it away, then try again")
     if isinstance(error, TimeoutError):
         return StoreUnavailable(f"{shown} did not accept a connection in time; is the server up?")
     if isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError)):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable, TooLarge
+from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable, Unstorable
 from ag06.persistence.log import Delivery, Durability, Settlement, deliveries_of
 from ag06.persistence.measuring import COMMIT, RELEASE, RENEW, START, Measured, begin
 from ag06.persistence.redis.address import Address
@@ -93,10 +93,10 @@ class RedisSubscription:
             try:
                 for work in split_work(settlements[len(accepted) :], self._started):
                     await self._commit_into(accepted, work, settlements)
-            except TooLarge as error:
+            except Unstorable as error:
                 for one in settlements[: len(accepted)]:
                     self._let_go(deliveries_of(one))
-                raise TooLarge(str(error), accepted) from None
+                raise type(error)(str(error), accepted) from None
             except StoreError:
                 self._partly = settlements, accepted
                 raise
@@ -105,10 +105,10 @@ class RedisSubscription:
         return accepted
 
     async def _commit_into(self, accepted: list[bool], work: Work, settlements: Sequence[Settlement]) -> None:
-        """Commit the settlements behind those accepted, and add the answers; one by one if that is too large."""
+        """Commit the settlements behind those accepted, and add the answers; one by one if one is unstorable."""
         try:
             accepted += await self._commit(work)
-        except TooLarge:
+        except Unstorable:
             if len(work.places) == 1:
                 raise
             for one in settlements[len(accepted) : len(accepted) + len(work.places)]:
