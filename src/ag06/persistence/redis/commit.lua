@@ -184,22 +184,23 @@ local function undo()
   end
 end
 
-local function try(...)
-  for _, part in ipairs({ ... }) do
-    local fine, refusal = pcall(part)
-    if not fine then
-      return type(refusal) == 'table' and refusal or redis.error_reply(refusal)
-    end
-  end
+local function settle()
+  check_group()
+  check_targets()
+  write()
 end
 
-local refusal = try(check_group, check_targets, write)
-if refusal then
-  -- What cannot be undone either stays, under ids that make it the same when it is done again.
-  pcall(undo)
-  keep_clock()
-  pcall(keep_counts)
-  return refusal
+if #settlements == 0 then
+  write() -- nothing but acknowledgements
+else
+  local fine, refusal = pcall(settle)
+  if not fine then
+    -- What cannot be undone either stays, under ids that make it the same when it is done again.
+    pcall(undo)
+    keep_clock()
+    pcall(keep_counts)
+    return type(refusal) == 'table' and refusal or redis.error_reply(refusal)
+  end
 end
 for _, settlement in ipairs(settled) do
   for j, held_token in ipairs(settlement[2]) do
