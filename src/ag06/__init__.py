@@ -21,6 +21,7 @@ from ag06.errors import (
     StoreReplaced,
     StoreUnavailable,
     TooLarge,
+    Unstorable,
 )
 from ag06.event import Event, Priority
 from ag06.knob import Knob
@@ -58,5 +59,6 @@ __all__ = [
     "StoreReplaced",
     "StoreUnavailable",
     "TooLarge",
+    "Unstorable",
     "Workflow",
 ]

@@ -85,17 +85,21 @@ class StoreDamaged(StoreError):  # noqa: N818 - reads as what happened
     """The store's file is damaged: some of it cannot be read. Restore a backup; see `ag06 check`."""
 
 
-class TooLarge(StoreError):  # noqa: N818 - reads as what happened
-    """The store takes no request of this size, however often it is repeated; nothing of it was done.
+class Unstorable(StoreError):  # noqa: N818 - reads as what happened
+    """The store refuses this however often it is repeated, until somebody repairs the store; nothing of it was done.
 
     Attributes:
-        accepted: of a commit, the answers to the settlements before the one that is too large.
+        accepted: of a commit, the answers to the settlements before the one that is refused.
     """
 
     def __init__(self, message: str, accepted: Sequence[bool] = ()) -> None:
-        """Say how large it is, and which setting of the server it exceeds."""
+        """Say what the store refuses and why."""
         super().__init__(message)
         self.accepted = accepted
+
+
+class TooLarge(Unstorable):
+    """The store takes no request of this size: the message has the size and the setting of the server it exceeds."""
 
 
 class Backpressure(StoreError):  # noqa: N818 - a public name of the contract

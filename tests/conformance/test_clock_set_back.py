@@ -15,11 +15,13 @@ import pytest
 from ag06.persistence.admission import Admission
 from ag06.persistence.log import Appended, EventLog, LogOptions, Postpone, Record
 from ag06.persistence.memory import MemoryLog
+from ag06.persistence.redis import RedisLog
+from ag06.persistence.redis.wire import Wire
 from ag06.persistence.sqlite import SqliteLog
 from ag06.persistence.stores import open_log
 from conftest import ADAPTERS
 from crash.preload import Clock as ServerClock
-from records import TYPE, collect, done, events, numbers, registered
+from records import GROUP, TYPE, collect, done, events, numbers, registered
 from servers import ValkeyServer
 
 DAY = 86_400.0
@@ -268,3 +270,25 @@ async def test_a_clock_that_was_behind_and_is_set_right_loses_nothing(opened: tu
     assert await subscription.commit([Postpone(first, 20_000, 1, 1)]) == [True]
     clock.move(DAY)
     assert sorted(numbers(await collect(subscription, 2))) == [1, 2]
+
+
+async def test_what_the_server_could_not_send_is_put_aside_for_no_longer_than_a_minute(
+    server: tuple[ValkeyServer, ServerClock],
+) -> None:
+    clock = Clock(server)
+    log = RedisLog(f"{server[0].url}?log=clock-{next(_numbers)}", LogOptions())
+    await log.open()
+    subscription = await registered(log)
+    clock.move(DAY)
+    await log.append([_said(clock, 1)])
+    await collect(subscription, 1)
+    wire = Wire(log._address, 5.0)
+    (withheld,) = await wire.run("withhold", GROUP, TYPE, "w1", msgspec.msgpack.encode([]), 60_000)
+    assert withheld[0] == b"1"
+    clock.move(-DAY)
+    assert await subscription.fetch(10, 0.0) == []
+    clock.move(61)
+    assert numbers(await collect(subscription, 1)) == [1]
+    await wire.close()
+    await log.close()
+    clock.move(-clock.ahead)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from ag06 import Context, Event, Retry, Workflow
 from ag06.errors import ConfigurationError, StoreUnavailable
 from ag06.persistence import EventStore
 from ag06.persistence.log import LogOptions
@@ -196,6 +198,45 @@ def test_every_command_that_a_script_runs_is_asked_for() -> None:
     asked = commands(script("allowed").source, (b"  { '",))
     used = set().union(*(commands(script(name).source, (b".call('", b".pcall('", b"claim = { '")) for name in NAMES))
     assert used <= asked
+
+
+def _documented() -> list[str]:
+    """Return the rules of the user whom the guide gives no more than what is needed."""
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "stores.md").read_text()
+    (block,) = [part for part in guide.split("```") if part.startswith("text\nACL SETUSER") and "-@all" in part]
+    return block.split()[4:]
+
+
+def test_the_commands_that_the_guide_lists_are_those_that_the_start_asks_for() -> None:
+    words = r"^  \{ '(?:(CLIENT|SCRIPT|XGROUP|XINFO)', ')?(\w+)'"
+    needed = re.findall(words, script("allowed").source.decode(), re.MULTILINE)
+    listed = {rule[1:] for rule in _documented() if rule.startswith("+")}
+    outside = {"client|setinfo", "client|setname", "client|unblock", "config|get", "eval", "evalsha", "info", "select"}
+    assert listed == {"|".join(filter(None, each)).lower() for each in needed} | outside | {"wait", "waitaof"}
+
+
+async def test_a_user_with_the_commands_that_the_guide_lists_can_do_everything(tmp_path: Path) -> None:
+    async with running_server(tmp_path / "server", appendonly="yes", appendfsync="always") as server:
+        rules = ["on", ">pw", *[rule for rule in _documented() if rule not in ("on", ">password")]]
+        assert server.command("ACL", "SETUSER", "shop", *rules) == b"+OK\r\n"
+        app = Workflow("shop", store=f"redis://shop:pw@127.0.0.1:{server.port}/1", journal="off", durability="fsync")
+
+        @app.step("placed", retry=Retry(attempts=1))
+        async def bill(event: Event, ctx: Context) -> None:
+            if event.data == 1:
+                raise ValueError("it is the first")
+            ctx.publish("billed", event.data, subject="s")
+
+        async with app.running():
+            for n in range(3):
+                await app.publish("placed", data=n, subject="s", delay=0.01)
+            await app.drain(20)
+            assert len(await app.dead_letters.list()) == 1
+            assert await app.dead_letters.retry() == 1
+            await app.drain(20)
+            await (await app.events.log()).maintain()
+            assert len([event async for event in app.events.replay(types=["billed"])]) == 2
+        assert server.command("ACL", "LOG") == b"*0\r\n"  # nothing was refused
 
 
 async def test_the_doctor_says_it_with_the_code_of_a_mistake(valkey: ValkeyServer, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from ag06 import Knob
-from ag06.persistence.log import Acknowledge, Delivery, Settlement
+from ag06.errors import TooLarge
+from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement
 from ag06.runtime.committer import Committer
 from flows import SECONDS, until
 
@@ -17,6 +18,8 @@ class Store:
 
     def __init__(self) -> None:
         self.commits: list[int] = []
+        self.settled: list[Settlement] = []
+        self.refusals = 0
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
@@ -26,6 +29,10 @@ class Store:
     async def commit(self, settlements: Sequence[Settlement]) -> list[bool]:
         self.commits.append(len(settlements))
         await self.may_answer.wait()
+        if self.refusals:
+            self.refusals -= 1
+            raise TooLarge("the store takes nothing of this size")
+        self.settled += settlements
         return [True] * len(settlements)
 
     async def mark_started(self, deliveries: Sequence[Delivery]) -> None:
@@ -58,7 +65,7 @@ class Desk:
     async def put(self, count: int) -> None:
         """Settle so many, one after the other, each in a turn of its own."""
         for number in range(count):
-            self.committer.put(Acknowledge((Delivery(token=number, recorded_ms=0, level=1, body=b""),)))
+            self.committer.put(Acknowledge((Delivery(token=number, recorded_ms=0, level=1, body=b"{}"),)))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
 
@@ -131,3 +138,14 @@ async def test_what_gathered_during_a_long_commit_has_waited_already() -> None:
         for _ in range(8):  # turns of the loop, in which no time is waited for
             await asyncio.sleep(0)
         assert found.store.commits == [1, 2]
+
+
+async def test_what_the_store_refuses_becomes_a_dead_letter_and_then_waits_and_a_refused_wait_is_repeated() -> None:
+    for refusals, expected in ((1, Bury), (2, Postpone), (5, Postpone)):
+        async with desk(held=1) as found:
+            found.store.refusals = refusals
+            await found.put(1)
+            await asyncio.wait_for(found.committer.drained(), SECONDS)
+            (settled,) = found.store.settled
+            assert type(settled) is expected
+            assert found.store.commits == [1] * (refusals + 1)

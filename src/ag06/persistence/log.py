@@ -291,8 +291,8 @@ class Subscription(Protocol):
 
         Returns, for each, whether it was accepted: `False` if this worker no longer has the lease that one of its
         deliveries was handed out with (it was taken over, and may have come back since, or it was settled); then
-        nothing of that settlement was done. The other operations pass over such a delivery. Raises `TooLarge`, with
-        the answers so far, at a settlement that the store will never take for its size.
+        nothing of that settlement was done. The other operations pass over such a delivery. Raises `Unstorable`,
+        with the answers so far, at a settlement that the store refuses however often it is repeated.
         """
         ...
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from ag06.errors import StoreError, TooLarge
+from ag06.errors import StoreError, Unstorable
 from ag06.knob import Knob
 from ag06.persistence.log import Acknowledge, Bury, Delivery, Postpone, Settlement, Subscription, deliveries_of
 from ag06.persistence.outage import Outage
@@ -21,14 +21,14 @@ from ag06.runtime.verdict import bury
 
 _logger = logging.getLogger("ag06.runtime")
 _LARGEST = 500
-_LONGEST_WAIT = 5.0
-_RAISED_MS = 60_000
+_FIRST_WAIT, _LONGEST_WAIT = 0.05, 5.0
+_REPAIRED_MS = 60_000
 
 T = TypeVar("T")
 R = TypeVar("R")
 Settled = Callable[[Sequence[Settlement], Sequence[bool]], None]
 """Told of each commit what was settled, and whether the store accepted it."""
-GiveUp = Callable[[Settlement, TooLarge], list[Settlement]]
+GiveUp = Callable[[Acknowledge | Bury, Unstorable], list[Settlement]]
 
 
 class Committer:
@@ -51,7 +51,7 @@ class Committer:
         """Commit for `step` to `subscription`; call `settled` once it is known what became of a commit.
 
         A commit waits for company as long as `wait` says, in seconds; not if all deliveries that are `held` have come.
-        `give_up` says what to settle instead of what is too large for the store.
+        `give_up` returns what to settle instead of what is unstorable; a postponement has no substitute.
         """
         self._subscription = subscription
         self._settled = settled
@@ -108,18 +108,28 @@ class Committer:
                 self._idle.set()
 
     async def _commit(self, batch: list[Settlement]) -> tuple[list[bool], bool]:
-        """Return the answers, and whether first calls brought them; what is too large is replaced in `batch`."""
+        """Return the answers, and whether first calls brought them; what is unstorable is replaced in `batch`.
+
+        A postponement that is refused too is an outage: nothing else is left to settle, so it is repeated.
+        """
         accepted: list[bool] = []
         are_first = True
+        wait = _FIRST_WAIT
         while len(accepted) < len(batch):
             try:
                 answers, is_first = await self._insist(self._subscription.commit, batch[len(accepted) :])
                 accepted += answers
                 are_first = are_first and is_first
-            except TooLarge as error:
+            except Unstorable as error:
                 accepted += error.accepted
                 at = len(accepted)
-                batch[at : at + 1] = self._give_up(batch[at], error)
+                refused = batch[at]
+                if isinstance(refused, Postpone):
+                    self._outage.failed(error)
+                    are_first = False
+                    wait = await _back_off(wait)
+                else:
+                    batch[at : at + 1] = self._give_up(refused, error)
         return accepted, are_first
 
     async def _company(self, since: float) -> None:
@@ -153,12 +163,12 @@ class Committer:
 
     async def _insist(self, call: Callable[[T], Awaitable[R]], what: T) -> tuple[R, bool]:
         """Call the store until it answers; return the answer, and whether the first call brought it."""
-        wait = 0.05
+        wait = _FIRST_WAIT
         is_first = True
         while True:
             try:
                 answer = await call(what)
-            except TooLarge:
+            except Unstorable:
                 raise
             except StoreError as error:
                 self._outage.failed(error)
@@ -166,18 +176,23 @@ class Committer:
             else:
                 self._outage.over()
                 return answer, is_first
-            await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-            wait = min(wait * 2, _LONGEST_WAIT)
+            wait = await _back_off(wait)
 
 
-def instead_of(settlement: Settlement, error: TooLarge) -> list[Settlement]:
-    """Return what to settle in place of what the store will never take for its size: dead letters.
+async def _back_off(wait: float) -> float:
+    """Sleep up to `wait` seconds; return how long to wait the next time."""
+    await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+    return min(wait * 2, _LONGEST_WAIT)
 
-    If a dead letter is too large itself, its delivery waits until somebody raises the store's limit.
+
+def instead_of(settlement: Acknowledge | Bury, error: Unstorable) -> list[Settlement]:
+    """Return what to settle in place of what the store refuses however often it is repeated: dead letters.
+
+    If a dead letter is refused too, its delivery waits until somebody raises the store's limit or repairs a key.
     """
     if isinstance(settlement, Bury):
         delivery = settlement.delivery
-        return [Postpone(delivery, _RAISED_MS, delivery.attempts, delivery.first_failed_ms)]
+        return [Postpone(delivery, _REPAIRED_MS, delivery.attempts, delivery.first_failed_ms)]
     return [bury(delivery, error, "failed", int(time.time() * 1000)) for delivery in deliveries_of(settlement)]
 
 

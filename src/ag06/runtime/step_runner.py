@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ag06.error_text import describe
-from ag06.errors import AG06Error, StoreError, TooLarge
+from ag06.errors import AG06Error, StoreError, Unstorable
 from ag06.event import Event, decode_event
 from ag06.failure import decide, is_refusal
 from ag06.knob import Knob
@@ -599,8 +599,8 @@ class StepRunner:
             self._observer.trace(settlement, span)
         self._committer.put(settlement)
 
-    def _give_up(self, settlement: Settlement, error: TooLarge) -> list[Settlement]:
-        """Return what to settle in place of what the store will never take for its size."""
+    def _give_up(self, settlement: Acknowledge | Bury, error: Unstorable) -> list[Settlement]:
+        """Return what to settle in place of what the store refuses however often it is repeated."""
         others = instead_of(settlement, error)
         self._report.replaced(settlement, others, error)
         self._observer.replaced(settlement, others[0])

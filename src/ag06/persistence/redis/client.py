@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ag06.errors import AG06Error, ConfigurationError, StoreError, StoreUnavailable
+from ag06.errors import AG06Error, ConfigurationError, StoreError, StoreUnavailable, Unstorable
 from ag06.monitoring.instruments import ACTIVE_CONNECTIONS
 from ag06.persistence.log import StoreFull
 from ag06.persistence.redis.address import Address
@@ -55,15 +55,33 @@ _REFUSALS = {
 }
 """What passes by itself, or once somebody looks after the server."""
 _FORBIDDEN = {"NOAUTH", "WRONGPASS", "NOPERM"}
-_CODE = re.compile(r"\b([A-Z]{3,})\b")
+_CLASSES = {
+    redis.exceptions.AuthenticationError: "NOAUTH",
+    redis.exceptions.NoPermissionError: "NOPERM",
+    redis.exceptions.OutOfMemoryError: "OOM",
+    redis.exceptions.ReadOnlyError: "READONLY",
+    redis.exceptions.BusyLoadingError: "LOADING",
+    redis.exceptions.MasterDownError: "MASTERDOWN",
+    redis.exceptions.ClusterDownError: "CLUSTERDOWN",
+    redis.exceptions.TryAgainError: "TRYAGAIN",
+    redis.exceptions.MovedError: "MOVED",
+    redis.exceptions.AskError: "ASK",
+    redis.exceptions.NoScriptError: "NOSCRIPT",
+}
+"""Of errors whose code the client strips from the message."""
+_IN_SCRIPT = re.compile(r"(?:Error (?:running|compiling) script [^:]*: )?(?:@?user_script: ?\d+: )*-?(?:ERR )?")
+"""What Redis 6.2 puts before the error of a command in a script. From 7 on it comes behind the message."""
+_CODE = re.compile(r"([A-Z]{3,}) ")
+_NOPERM_IN_SCRIPT = "ACL failure in script: "
+"""How a command that a user may not run is refused within a script, from Redis 7 on: under the code ERR."""
 _WRONG_SERVER = (
     redis.exceptions.MovedError,
     redis.exceptions.ReadOnlyError,
     redis.exceptions.MasterDownError,
     redis.ConnectionError,  # the client counts BusyLoadingError and AuthenticationError among these
 )
-_WRONG_ROLE = re.compile(r"\b(READONLY|UNBLOCKED)\b")
-"""Codes that stand within a message: of a script on Redis 6.2, and of what ends a wait."""
+_WRONG_ROLE = {"READONLY", "UNBLOCKED"}
+"""Codes of a server that is a replica, and of what ends a wait when it becomes one."""
 
 
 class GroupLost(StoreUnavailable):
@@ -128,9 +146,7 @@ def is_missing(reply: Any) -> bool:
 
 def is_wrong_server(reply: Any) -> bool:
     """Whether a reply says to ask another server: the client strips the code from most messages, not from all."""
-    return isinstance(reply, _WRONG_SERVER) or (
-        isinstance(reply, redis.ResponseError) and _WRONG_ROLE.search(str(reply)) is not None
-    )
+    return isinstance(reply, _WRONG_SERVER) or (isinstance(reply, redis.ResponseError) and _code(reply) in _WRONG_ROLE)
 
 
 def are_moved(replies: Sequence[Any]) -> bool:
@@ -146,8 +162,20 @@ def next_node(error: Exception, node: Address, home: Address) -> Address:
     return home.at(error.host if error.host not in ("", "?") else known, error.port)
 
 
-def _codes(error: Exception) -> set[str]:
-    return {type(error).__name__.removesuffix("Error").upper(), *_CODE.findall(str(error))}
+def _code(error: Exception) -> str | None:
+    """Return the code of an error reply; `None` if it has none of its own."""
+    for kind in type(error).__mro__:
+        if kind in _CLASSES:
+            return _CLASSES[kind]
+    if not isinstance(error, redis.ResponseError):
+        return None
+    text = str(error)
+    before = _IN_SCRIPT.match(text)
+    text = text[before.end() :] if before else text
+    if text.startswith(_NOPERM_IN_SCRIPT):
+        return "NOPERM"
+    found = _CODE.match(text)
+    return found[1] if found else None
 
 
 def explain_handshake(error: Exception, node: Address) -> AG06Error:
@@ -162,7 +190,7 @@ def explain_handshake(error: Exception, node: Address) -> AG06Error:
         )
     if (mistake := in_handshake(error)) is not None:
         return ConfigurationError(f"{shown} cannot be used: {mistake}")
-    if isinstance(error, redis.ResponseError) and not _codes(error) & {*_REFUSALS, *_FORBIDDEN}:
+    if isinstance(error, redis.ResponseError) and _code(error) not in {*_REFUSALS, *_FORBIDDEN}:
         return ConfigurationError(
             f"{shown} refuses the connection: {error}; correct the user, the password or the database in the URL"
         )
@@ -195,21 +223,18 @@ def for_now(address: Address, meaning: AG06Error) -> AG06Error:
 def explain(error: Exception, shown: str) -> AG06Error:
     """Return what an error of the client library means, for the server `shown`; nothing was done."""
     text = str(error)
-    codes = _codes(error)
-    if isinstance(error, redis.exceptions.AuthenticationError) or codes & _FORBIDDEN:
+    code = _code(error)
+    if code in _FORBIDDEN:
         return ConfigurationError(f"{shown} refuses this user: {text}")
-    if isinstance(error, redis.exceptions.NoPermissionError):
-        return ConfigurationError(f"{shown} refuses this user: {text}")
-    if isinstance(error, redis.exceptions.BusyLoadingError):
-        return StoreUnavailable(f"{shown} {_REFUSALS['LOADING']}; nothing was done")
+    if code in _REFUSALS:
+        kind = StoreFull if code == "OOM" else StoreUnavailable
+        return kind(f"{shown} {_REFUSALS[code]}; nothing was done")
+    if code == "NOGROUP":
+        return GroupLost(f"{shown} does not know the group any more")
+    if code == "UNFIT":
+        return Unstorable(f"{shown}: {text.partition('UNFIT ')[2]}; move it away, then try again")
     if isinstance(error, TimeoutError):
         return StoreUnavailable(f"{shown} did not accept a connection in time; is the server up?")
     if isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError)):
         return StoreUnavailable(f"cannot reach {shown}: {text.rstrip('.')}; is the server up?")
-    if "NOGROUP" in codes:
-        return GroupLost(f"{shown} does not know the group any more")
-    for code, meaning in _REFUSALS.items():
-        if code in codes or (code == "OOM" and isinstance(error, redis.exceptions.OutOfMemoryError)):
-            kind = StoreFull if code == "OOM" else StoreUnavailable
-            return kind(f"{shown} {meaning}; nothing was done")
     return StoreError(f"{shown} refused: {text}")

@@ -5,6 +5,8 @@
 -- (event id; the dead letter is a piece);
 -- flags has a digit for each token: 1 it has a subject, 2 it has a note, 3 both. A settlement whose tokens are not all
 -- held by this worker is left out. Returns the lone tokens that were refused and a digit for each settlement.
+-- All that it accepts is done, or nothing: where a part fails, it returns that error, UNFIT for an output or a dead letter
+-- whose key holds something else.
 local earlier = earlier_reply(3)
 if earlier then
   return cmsgpack.unpack(earlier)
@@ -24,7 +26,7 @@ for _, settlement in ipairs(settlements) do
   end
 end
 local held = held_by(worker, tokens, bound)
-local finished, done = {}, 0
+local finished, done, tries = {}, 0, {}
 
 -- Settled tokens gather here: one XACK a stream is far cheaper than one a token.
 local function finish(token)
@@ -36,7 +38,7 @@ local function finish(token)
   done = done + 1
   let_go(held, token)
   if level == 'x' then
-    forget_try(bare(token))
+    tries[#tries + 1] = bare(token)
   end
 end
 
@@ -45,8 +47,6 @@ local function postpone(held_token, delay, attempts, first_ms)
   local note = read_note(token)
   -- What was not even tried stays suspect.
   write_note(token, { attempts, first_ms, note[3], attempts > note[1] and 0 or math.min(note[4], DIED), 0 })
-  take_from_all(token)
-  let_go(held, held_token)
   if delay <= 0 then
     make_ready(token)
   else
@@ -56,6 +56,7 @@ local function postpone(held_token, delay, attempts, first_ms)
       woken = woken + 1 -- who waits for news must wait for less long now
     end
   end
+  take_from_all(token) -- last: what nobody holds must wait somewhere
 end
 
 local function all_held(settlement)
@@ -67,7 +68,7 @@ local function all_held(settlement)
   return true
 end
 
-local refused, outcomes, settled = {}, {}, {}
+local refused, outcomes, settled, postponed = {}, {}, {}, {}
 for _, token in ipairs(lone) do
   if is_held(held, token) then
     finish(token)
@@ -79,7 +80,8 @@ for i, settlement in ipairs(settlements) do
   local accepted = all_held(settlement)
   outcomes[i] = accepted and '1' or '0'
   if accepted and settlement[1] == 1 then
-    postpone(settlement[2][1], settlement[4], settlement[5], settlement[6])
+    postponed[#postponed + 1] = settlement
+    let_go(held, settlement[2][1])
   elseif accepted then
     settled[#settled + 1] = settlement
     for _, token in ipairs(settlement[2]) do
@@ -87,37 +89,132 @@ for i, settlement in ipairs(settlements) do
     end
   end
 end
-for key, ids in pairs(finished) do
-  for i = 1, #ids, MOST_ARGUMENTS do
-    redis.call('XACK', key, group, unpack(ids, i, math.min(i + MOST_ARGUMENTS - 1, #ids)))
+
+-- Raise where a key of the group that is written below holds something else. Each command costs the server as much as a
+-- tenth of a settlement, so only what is written is looked at.
+local function check_group()
+  local are_noted, are_ordered = #postponed > 0, #postponed > 0
+  for _, settlement in ipairs(settled) do
+    are_noted = are_noted or string.find(settlement[3], '[23]') ~= nil
+    are_ordered = are_ordered or string.find(settlement[3], '[13]') ~= nil
+  end
+  if are_noted then
+    redis.call('HLEN', NOTES)
+  end
+  if are_ordered then
+    redis.call('HLEN', BLOCKED)
+    redis.call('ZCARD', READY)
+    redis.call('XLEN', WAKE)
+  end
+  if #postponed > 0 then
+    redis.call('ZCARD', LATER)
+    redis.call('ZCARD', SINCE)
+  end
+  if #tries > 0 then
+    redis.call('HLEN', AGAIN)
   end
 end
-for _, settlement in ipairs(settled) do
-  if settlement[1] == 2 then
-    redis.call('HSET', P .. 'dead:' .. group, settlement[4], ARGV[settlement.piece])
-    redis.call('ZADD', P .. 'dead', now, group .. '\31' .. settlement[4])
-  else
-    for i = settlement.piece, settlement.piece + settlement[4] - 1 do
-      for _, record in ipairs(cmsgpack.unpack(ARGV[i])) do
-        admit(record)
+
+local function check_targets()
+  for _, settlement in ipairs(settled) do
+    if settlement[1] == 2 then
+      check('HLEN', P .. 'dead:' .. group)
+      check('ZCARD', P .. 'dead')
+    else
+      settlement.records = {}
+      for i = settlement.piece, settlement.piece + settlement[4] - 1 do
+        for _, record in ipairs(cmsgpack.unpack(ARGV[i])) do
+          check_keys(record[1], record[2], record[3], record[9] > now)
+          table.insert(settlement.records, record)
+        end
       end
     end
   end
-  for j, held_token in ipairs(settlement[2]) do
-    local token = bare(held_token)
-    local flag = tonumber(string.sub(settlement[3], j, j))
-    if flag >= 2 then
-      redis.call('HDEL', NOTES, token)
+end
+
+local counted, stored, buried = false, {}, {}
+
+local function bury(event_id, letter)
+  if redis.call('HSET', P .. 'dead:' .. group, event_id, letter) == 1 then
+    buried[#buried + 1] = event_id
+  end
+  redis.call('ZADD', P .. 'dead', now, group .. '\31' .. event_id)
+end
+
+-- The acknowledgements come last, behind all that belongs to them. A subject that is free too early is harmless: `take` looks again.
+local function write()
+  if done > 0 then
+    redis.call('HINCRBY', P .. 'done:' .. event_type, group, done)
+    counted = true
+  end
+  for _, settlement in ipairs(settled) do
+    if settlement[1] == 2 then
+      bury(settlement[4], ARGV[settlement.piece])
     end
-    if flag % 2 == 1 then
-      unblock(token)
+    for _, record in ipairs(settlement.records or {}) do
+      local outcome, placed = admit(record)
+      if outcome == STORED then
+        stored[#stored + 1] = { record, placed }
+      end
+    end
+    for j, held_token in ipairs(settlement[2]) do
+      if tonumber(string.sub(settlement[3], j, j)) % 2 == 1 then
+        unblock(bare(held_token))
+      end
+    end
+  end
+  keep_counts()
+  for key, ids in pairs(finished) do
+    for i = 1, #ids, MOST_ARGUMENTS do
+      redis.call('XACK', key, group, unpack(ids, i, math.min(i + MOST_ARGUMENTS - 1, #ids)))
     end
   end
 end
-if done > 0 then
-  redis.call('HINCRBY', P .. 'done:' .. event_type, group, done)
+
+local function undo()
+  for i = #stored, 1, -1 do
+    take_back(stored[i][1], stored[i][2])
+  end
+  for _, event_id in ipairs(buried) do
+    redis.call('HDEL', P .. 'dead:' .. group, event_id)
+    redis.call('ZREM', P .. 'dead', group .. '\31' .. event_id)
+  end
+  if counted then
+    redis.call('HINCRBY', P .. 'done:' .. event_type, group, -done)
+  end
 end
-keep_counts()
+
+local function settle()
+  check_group()
+  check_targets()
+  write()
+end
+
+if #settlements == 0 then
+  write() -- nothing but acknowledgements
+else
+  local fine, refusal = pcall(settle)
+  if not fine then
+    -- What cannot be undone either stays, under ids that make it the same when it is done again.
+    pcall(undo)
+    keep_clock()
+    pcall(keep_counts)
+    return type(refusal) == 'table' and refusal or redis.error_reply(refusal)
+  end
+end
+for _, settlement in ipairs(settled) do
+  for j, held_token in ipairs(settlement[2]) do
+    if tonumber(string.sub(settlement[3], j, j)) >= 2 then
+      redis.call('HDEL', NOTES, bare(held_token))
+    end
+  end
+end
+for _, token in ipairs(tries) do
+  forget_try(token)
+end
+for _, settlement in ipairs(postponed) do
+  postpone(settlement[2][1], settlement[4], settlement[5], settlement[6])
+end
 wake()
 local reply = { refused, table.concat(outcomes) }
 keep_receipt(3, cmsgpack.pack(reply))

@@ -56,11 +56,12 @@ local function remembered(identity_key, id)
 end
 
 local function keep_counts()
+  keep_clock()
   for event_type, count in pairs(added) do
     redis.call('HINCRBY', P .. 'added', event_type, count)
   end
+  added = {}
   if duplicates > 0 then
-    redis.call('HINCRBY', P .. 'counters', 'duplicates', duplicates)
+    redis.pcall('HINCRBY', P .. 'counters', 'duplicates', duplicates) -- a statistic must not undo what it counts
   end
-  keep_clock()
 end

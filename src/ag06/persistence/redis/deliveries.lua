@@ -7,6 +7,7 @@
 --
 -- Every delivery that was read and not settled is in the pending list of its stream: under its worker, or under NOBODY
 -- while it waits. What waits is in exactly one of: `ready` (by rank), `later` (by due time), `blocked` (behind a token).
+-- It is put there before it becomes NOBODY's: if a command fails in between, its worker still has it.
 local group, event_type = ARGV[1], ARGV[2]
 local NOBODY = '~'
 local AGEING_MS = 10000
@@ -105,17 +106,17 @@ end
 local function unblock(token)
   local followers = redis.call('HGET', BLOCKED, token)
   if followers then
-    redis.call('HDEL', BLOCKED, token)
     for follower in string.gmatch(followers, '%S+') do
       make_ready(follower)
     end
+    redis.call('HDEL', BLOCKED, token)
   end
 end
 
 local function block(token, behind)
-  take_from_all(token)
   local others = redis.call('HGET', BLOCKED, behind)
   redis.call('HSET', BLOCKED, behind, others and (others .. ' ' .. token) or token)
+  take_from_all(token)
 end
 
 local cursors = {}
@@ -202,8 +203,8 @@ local function hand_back(token, dead)
       write_note(token, note)
     end
   end
-  take_from_all(token)
   make_ready(token)
+  take_from_all(token)
 end
 
 local function stream_of(level)

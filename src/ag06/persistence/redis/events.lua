@@ -9,25 +9,41 @@ local JOURNALLED_MS = 3600000 -- how long it is remembered when a journal took w
 local LATE_MS = 10000 -- a frozen server may still find the first try of something in its sockets, once it goes on
 local OUTPUT_ID_MS = '3600000' -- a step's output is stored with its acknowledgement, so a short memory is enough
 
+local function set_tail(event_type, subject, token)
+  if token == '' then
+    redis.call('HDEL', P .. 'tails:' .. event_type, subject)
+  else
+    redis.call('HSET', P .. 'tails:' .. event_type, subject, token)
+  end
+end
+
+-- Append an event; return its id in the stream. Where that raises, nothing was done.
 local function add(event_type, level, subject, body)
   local id = next_id()
   local key = stream(event_type, level)
+  local reply
   if subject then
     -- `p` names the event before this one of the same subject, so that a step can keep their order.
-    local tails = P .. 'tails:' .. event_type
-    local previous = redis.call('HGET', tails, subject) or ''
-    redis.call('HSET', tails, subject, level .. ':' .. id)
-    redis.call('XADD', key, id, 'b', body, 'p', previous)
+    local previous = redis.call('HGET', P .. 'tails:' .. event_type, subject) or ''
+    set_tail(event_type, subject, level .. ':' .. id)
+    reply = redis.pcall('XADD', key, id, 'b', body, 'p', previous)
+    if reply.err then
+      set_tail(event_type, subject, previous)
+    end
   else
-    redis.call('XADD', key, id, 'b', body)
+    reply = redis.pcall('XADD', key, id, 'b', body)
+  end
+  if reply.err then
+    error(reply.err, 0)
   end
   added[event_type] = (added[event_type] or 0) + 1
+  return id
 end
 
 -- Any group may append what is due; one that does not run cannot.
 local function wake_all(event_type)
   for _, group in ipairs(redis.call('HKEYS', P .. 'done:' .. event_type)) do
-    redis.call('XADD', P .. 'wake:' .. group, 'MAXLEN', '8', '*', 'w', '1')
+    redis.pcall('XADD', P .. 'wake:' .. group, 'MAXLEN', '8', '*', 'w', '1')
   end
 end
 
@@ -147,22 +163,36 @@ end
 
 local checked = {}
 
--- Raises the server's error where a key of ours holds something else: after the first write of a record it would leave
--- the id behind, and the event would pass for stored when it is sent again.
+-- Raise where a key cannot be read by a command for the type of value that the log keeps there. UNFIT: something else holds
+-- a value there.
+local function check(command, key)
+  if checked[key] then
+    return
+  end
+  local reply = redis.pcall(command, key)
+  if type(reply) == 'table' then
+    local is_foreign = string.match(reply.err, '^%-?WRONGTYPE ')
+    error(is_foreign and 'UNFIT the key ' .. key .. ' holds a value that is not of the log' or reply.err, 0)
+  end
+  checked[key] = true
+end
+
+-- Raise where a record cannot be stored. After its first write an error would leave its id behind, and the event would
+-- pass for stored when it is sent again.
 local function check_keys(event_type, level, subject, due)
   local key = stream(event_type, level)
   if not checked[key] then
-    redis.call('XLEN', key)
-    checked[key] = true
+    check('XLEN', key)
   end
   if subject and not checked[event_type] then
-    redis.call('HLEN', P .. 'tails:' .. event_type)
+    check('HLEN', P .. 'tails:' .. event_type)
     checked[event_type] = true
   end
   if due and not checked[''] then
-    redis.call('ZCARD', P .. 'scheduled')
-    redis.call('HLEN', P .. 'scheduled:events')
-    redis.call('HLEN', P .. 'scheduled:ids')
+    check('ZCARD', P .. 'scheduled')
+    check('ZCARD', P .. 'scheduled:since')
+    check('HLEN', P .. 'scheduled:events')
+    check('HLEN', P .. 'scheduled:ids')
     checked[''] = true
   end
 end
@@ -180,16 +210,38 @@ local function forget(record, id_key)
   end
 end
 
+-- Undo that a record was stored, under this id in its stream or, without one, as scheduled.
+local function take_back(record, placed)
+  local event_type, subject, id = record[1], record[3], record[5]
+  if placed then
+    local key = stream(event_type, record[2])
+    local entry = redis.call('XRANGE', key, placed, placed)[1]
+    redis.call('XDEL', key, placed)
+    added[event_type] = (added[event_type] or 0) - 1
+    if subject then
+      set_tail(event_type, subject, entry[2][4])
+    end
+  else
+    local member = redis.call('HGET', P .. 'scheduled:ids', id)
+    redis.call('ZREM', P .. 'scheduled', member)
+    redis.call('ZREM', P .. 'scheduled:since', member)
+    redis.call('HDEL', P .. 'scheduled:events', member)
+    redis.call('HDEL', P .. 'scheduled:ids', id)
+  end
+  forget(record, P .. 'i:' .. id)
+end
+
 local function put(record)
   if record[9] > now then
     local is_delay = record[16] > 0
     local due = is_delay and math.min(record[9], now + record[16]) or record[9]
     schedule(record[5], record[1], record[2], record[3], record[4], due, is_delay)
   else
-    add(record[1], record[2], record[3], record[4])
+    return add(record[1], record[2], record[3], record[4])
   end
 end
 
+-- Return the outcome and, for a record that was appended, its id in the stream.
 local function admit(record)
   local id, identity, content, journalled = record[5], record[6], record[8], record[12] > 0
   local fate = record[13] and earlier_try(record)
@@ -230,10 +282,10 @@ local function admit(record)
   if id_key then
     redis.call('SET', id_key, content or '', 'PX', (content or journalled) and CHOSEN_ID_MS or OUTPUT_ID_MS)
   end
-  local fine, refusal = pcall(put, record)
+  local fine, placed = pcall(put, record)
   if not fine then
     forget(record, id_key)
-    error(refusal, 0)
+    error(placed, 0)
   end
-  return STORED
+  return STORED, placed
 end

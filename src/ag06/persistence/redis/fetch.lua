@@ -57,9 +57,9 @@ local function end_waits()
     if wait > 0 then
       return wait
     end
+    redis.call('ZADD', READY, rank(due[i]), due[i])
     redis.call('ZREM', LATER, due[i])
     redis.call('ZREM', SINCE, due[i])
-    redis.call('ZADD', READY, rank(due[i]), due[i])
   end
 end
 
@@ -98,8 +98,7 @@ end
 
 -- Make a ready delivery the worker's own; nothing if it was settled, renewed or must wait for its subject. What is its own
 -- already, after a pause past its lease, stays so under the same serial.
-local function take(token)
-  redis.call('ZREM', READY, token)
+local function claim(token)
   local owner, idle, serial = holder(token)
   if not owner then
     return
@@ -130,6 +129,13 @@ local function take(token)
     return { with_serial(token, serial), fields[2], fields[4] ~= '-' and 1 or 0, note, fields[8], fields[10] }
   end
   return { with_serial(token, serial), fields[2], fields[4] and 1 or 0, note }
+end
+
+-- Only then it is ready no more: if a command fails in between, somebody else finds it.
+local function take(token)
+  local taken = claim(token)
+  redis.call('ZREM', READY, token)
+  return taken
 end
 
 -- Undo the reading of what ranks too low to be handed out now: nobody else can have seen it.

@@ -241,7 +241,7 @@ class Receiver:
     async def _release(self, tokens: list[str], *, dead: bool = False) -> None:
         bound = len(self._held) + len(tokens) + SLACK
         packed = msgspec.msgpack.encode(tokens)
-        await self._wire.run("release", self._group, self.event_type, self._worker, bound, packed, int(dead))
+        await self._wire.run("release", self._group, self.event_type, self._worker, packed, bound, int(dead))
 
     async def _once(self, command: Command, wait: float = 0.0) -> Any:
         """Return the reply to a command that hands something out: it must not be repeated."""

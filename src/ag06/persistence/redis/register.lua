@@ -60,14 +60,15 @@ for _, step in ipairs(steps) do
   end
   create(P .. 'x:' .. group, group, '0')
   create(P .. 'wake:' .. group, group, '$')
-  if not known then
-    redis.call('HSET', P .. 'groups', group, cmsgpack.pack({ event_type, workflow }))
-    redis.call('HDEL', P .. 'removed', group)
-  elseif created then
+  if known and created then
     done = total - in_streams -- an upper bound of what it still has to do, exact again once it has read everything
   end
   if created or not known then
     redis.call('HSET', P .. 'done:' .. event_type, group, done)
+  end
+  if not known then -- last: a call that failed can be repeated
+    redis.call('HDEL', P .. 'removed', group)
+    redis.call('HSET', P .. 'groups', group, cmsgpack.pack({ event_type, workflow }))
   end
 end
 return false

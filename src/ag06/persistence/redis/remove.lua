@@ -1,5 +1,5 @@
 -- Forget a group. ARGV: group, type. Returns 1 if it was known. Its dead letters stay.
-if redis.call('HDEL', P .. 'groups', group) == 0 then
+if redis.call('HEXISTS', P .. 'groups', group) == 0 then
   return 0
 end
 for _, level in ipairs(LEVELS) do
@@ -11,4 +11,5 @@ for _, level in ipairs(LEVELS) do
   redis.call('HDEL', P .. 'floors', group .. ' ' .. level)
 end
 redis.call('HSET', P .. 'removed', group, now) -- so that a worker that still runs does not bring it back
+redis.call('HDEL', P .. 'groups', group) -- last: a call that failed can be repeated
 return 1

@@ -22,13 +22,25 @@ local function forget_letter(event_id)
   redis.call('ZREM', P .. 'dead', group .. '\31' .. event_id)
 end
 
-local found = 0
-for _, event_id in ipairs(cmsgpack.unpack(ARGV[3])) do
+-- All that may fail comes before the first write.
+redis.call('XPENDING', P .. 'x:' .. group, group)
+redis.call('HLEN', AGAIN)
+redis.call('ZCARD', READY)
+redis.call('ZCARD', P .. 'dead')
+redis.call('XLEN', WAKE)
+redis.call('HINCRBY', P .. 'done:' .. event_type, group, 0)
+local ids, letters = cmsgpack.unpack(ARGV[3]), {}
+for _, event_id in ipairs(ids) do
   local packed = redis.call('HGET', P .. 'dead:' .. group, event_id)
   local letter = packed and cjson.decode(packed)
-  if letter and cjson.decode(letter[3]).type ~= event_type then
-    letter = nil
+  if letter and cjson.decode(letter[3]).type == event_type then
+    letters[event_id] = letter
   end
+end
+local found = 0
+for _, event_id in ipairs(ids) do
+  local letter = letters[event_id]
+  letters[event_id] = nil -- it may be named twice
   if letter and is_open(letter[1], letter[2], letter[3]) then
     forget_letter(event_id)
     found = found + 1

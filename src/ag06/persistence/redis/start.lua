@@ -1,6 +1,6 @@
--- Note that a worker runs these now. ARGV: group, type, worker, most it may hold, tokens with serials.
-local tokens = cmsgpack.unpack(ARGV[5])
-local held = held_by(ARGV[3], tokens, tonumber(ARGV[4]))
+-- Note that a worker runs these now. ARGV: group, type, worker, tokens with serials, most it may hold.
+local tokens = cmsgpack.unpack(ARGV[4])
+local held = held_by(ARGV[3], tokens, tonumber(ARGV[5]))
 for _, token in ipairs(tokens) do
   if is_held(held, token) then
     local note = read_note(bare(token))

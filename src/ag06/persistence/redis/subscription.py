@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable, TooLarge
+from ag06.errors import AG06Error, ConfigurationError, OutcomeUnknown, StoreError, StoreUnavailable, Unstorable
 from ag06.persistence.log import Delivery, Durability, Settlement, deliveries_of
 from ag06.persistence.measuring import COMMIT, RELEASE, RENEW, START, Measured, begin
 from ag06.persistence.redis.address import Address
@@ -93,10 +93,10 @@ class RedisSubscription:
             try:
                 for work in split_work(settlements[len(accepted) :], self._started):
                     await self._commit_into(accepted, work, settlements)
-            except TooLarge as error:
+            except Unstorable as error:
                 for one in settlements[: len(accepted)]:
                     self._let_go(deliveries_of(one))
-                raise TooLarge(str(error), accepted) from None
+                raise type(error)(str(error), accepted) from None
             except StoreError:
                 self._partly = settlements, accepted
                 raise
@@ -105,10 +105,10 @@ class RedisSubscription:
         return accepted
 
     async def _commit_into(self, accepted: list[bool], work: Work, settlements: Sequence[Settlement]) -> None:
-        """Commit the settlements behind those accepted, and add the answers; one by one if that is too large."""
+        """Commit the settlements behind those accepted, and add the answers; one by one if one is unstorable."""
         try:
             accepted += await self._commit(work)
-        except TooLarge:
+        except Unstorable:
             if len(work.places) == 1:
                 raise
             for one in settlements[len(accepted) : len(accepted) + len(work.places)]:
@@ -153,7 +153,7 @@ class RedisSubscription:
     async def mark_started(self, deliveries: Sequence[Delivery]) -> None:
         """Note durably that these run now, so that a death of this worker counts against them."""
         self._started.update([delivery.token for delivery in deliveries])
-        await self._on_tokens("start", START, [delivery.token for delivery in deliveries])
+        await self._on_tokens("start", START, [delivery.token for delivery in deliveries], self._bound())
 
     async def survived(self, deliveries: Sequence[Delivery], attempts: int = 1) -> None:
         """Take back what was charged for this worker; see `Subscription.survived`."""
@@ -162,7 +162,7 @@ class RedisSubscription:
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Give deliveries back, unharmed, to be handed out at once to whoever asks."""
         tokens = [delivery.token for delivery in deliveries]
-        await self._on_tokens("release", RELEASE, tokens)
+        await self._on_tokens("release", RELEASE, tokens, self._bound())
         self._let_go(deliveries)
 
     async def _on_tokens(self, script: str, kind: Measured, tokens: list[str], *more: int) -> None:
@@ -173,9 +173,7 @@ class RedisSubscription:
             for page in _pages(tokens):
                 began = begin()
                 try:
-                    await self._settling.run(
-                        script, self._group, event_type, self._worker, self._bound(), _pack(page), *more
-                    )
+                    await self._settling.run(script, self._group, event_type, self._worker, _pack(page), *more)
                 except GroupLost:
                     return  # nothing is held in a group that is gone
                 kind.done(began)

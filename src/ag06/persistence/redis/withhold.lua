@@ -8,8 +8,9 @@ for _, level in ipairs(STREAMS) do
   for _, token in ipairs((tokens_of(ARGV[3], level, 200, 0, kept))) do
     local key, id = parse(token)
     local entry = redis.call('XRANGE', key, id, id)[1]
-    take_from_all(token)
     redis.call('ZADD', LATER, now + ARGV[5], token)
+    redis.call('ZADD', SINCE, now, token)
+    take_from_all(token)
     withheld[#withheld + 1] = { level, id, entry and #entry[2][2] or 0 }
   end
 end
