@@ -323,7 +323,7 @@ async def test_a_workflow_whose_password_is_changed_waits_and_goes_on_when_it_ma
         configure(server, requirepass="s3cret")
         await asyncio.to_thread(_tell, server, "CLIENT KILL TYPE normal SKIPME yes")
         chain.gate.set()
-        with pytest.raises(TimeoutError, match="the store is away .*refuses this user"):
+        with pytest.raises(TimeoutError, match=r"the store is away .*refuses this user"):
             await chain.app.drain(timeout=1)
         await asyncio.to_thread(_tell, server, 'CONFIG SET requirepass ""')
         await chain.account(range(10))

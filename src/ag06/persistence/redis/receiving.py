@@ -29,6 +29,8 @@ _SWEEP_MS = 250
 _LARGEST_FETCH = 1_000
 _WITHHELD_MS = 60_000
 """How long an event that the server cannot send is left alone."""
+_WITHHELD_BYTES = 32 << 10
+"""Smaller events are never put aside: no limit of a server that lets a client work keeps them back."""
 _LONGEST_BACKOFF = 5.0
 SLACK = 64
 """Entries that a worker may have pending in one stream beyond those it knows of."""
@@ -168,7 +170,7 @@ class Receiver:
 
     async def _withhold(self) -> None:
         """Put aside an event that the server cannot send, so that others come."""
-        arguments = (msgspec.msgpack.encode(list(self._held)), _WITHHELD_MS)
+        arguments = (msgspec.msgpack.encode(list(self._held)), _WITHHELD_MS, _WITHHELD_BYTES)
         for level, identity, size in await self._wire.run(
             "withhold", self._group, self.event_type, self._worker, *arguments
         ):
