@@ -90,80 +90,13 @@ for i, settlement in ipairs(settlements) do
   end
 end
 
--- Raise where a key of the group that is written below holds something else. Each command costs the server as much as a
--- tenth of a settlement, so only what is written is looked at.
-local function check_group()
-  local are_noted, are_ordered = #postponed > 0, #postponed > 0
-  for _, settlement in ipairs(settled) do
-    are_noted = are_noted or string.find(settlement[3], '[23]') ~= nil
-    are_ordered = are_ordered or string.find(settlement[3], '[13]') ~= nil
-  end
-  if are_noted then
-    redis.call('HLEN', NOTES)
-  end
-  if are_ordered then
-    redis.call('HLEN', BLOCKED)
-    redis.call('ZCARD', READY)
-    redis.call('XLEN', WAKE)
-  end
-  if #postponed > 0 then
-    redis.call('ZCARD', LATER)
-    redis.call('ZCARD', SINCE)
-  end
-  if #tries > 0 then
-    redis.call('HLEN', AGAIN)
+local function count(settled_deliveries)
+  if settled_deliveries ~= 0 then
+    redis.call('HINCRBY', P .. 'done:' .. event_type, group, settled_deliveries)
   end
 end
 
-local function check_targets()
-  for _, settlement in ipairs(settled) do
-    if settlement[1] == 2 then
-      check('HLEN', P .. 'dead:' .. group)
-      check('ZCARD', P .. 'dead')
-    else
-      settlement.records = {}
-      for i = settlement.piece, settlement.piece + settlement[4] - 1 do
-        for _, record in ipairs(cmsgpack.unpack(ARGV[i])) do
-          check_keys(record[1], record[2], record[3], record[9] > now)
-          table.insert(settlement.records, record)
-        end
-      end
-    end
-  end
-end
-
-local counted, stored, buried = false, {}, {}
-
-local function bury(event_id, letter)
-  if redis.call('HSET', P .. 'dead:' .. group, event_id, letter) == 1 then
-    buried[#buried + 1] = event_id
-  end
-  redis.call('ZADD', P .. 'dead', now, group .. '\31' .. event_id)
-end
-
--- The acknowledgements come last, behind all that belongs to them. A subject that is free too early is harmless: `take` looks again.
-local function write()
-  if done > 0 then
-    redis.call('HINCRBY', P .. 'done:' .. event_type, group, done)
-    counted = true
-  end
-  for _, settlement in ipairs(settled) do
-    if settlement[1] == 2 then
-      bury(settlement[4], ARGV[settlement.piece])
-    end
-    for _, record in ipairs(settlement.records or {}) do
-      local outcome, placed = admit(record)
-      if outcome == STORED then
-        stored[#stored + 1] = { record, placed }
-      end
-    end
-    for j, held_token in ipairs(settlement[2]) do
-      if tonumber(string.sub(settlement[3], j, j)) % 2 == 1 then
-        unblock(bare(held_token))
-      end
-    end
-  end
-  keep_counts()
+local function acknowledge()
   for key, ids in pairs(finished) do
     for i = 1, #ids, MOST_ARGUMENTS do
       redis.call('XACK', key, group, unpack(ids, i, math.min(i + MOST_ARGUMENTS - 1, #ids)))
@@ -171,28 +104,124 @@ local function write()
   end
 end
 
-local function undo()
-  for i = #stored, 1, -1 do
-    take_back(stored[i][1], stored[i][2])
+-- Do what comes with acknowledgements, and these; return the error of what failed, and then nothing is done.
+local function settle_all()
+  -- Undo that a record was stored, under this id in its stream or, without one, as scheduled.
+  local function take_back(record, placed)
+    local event_type, subject, id = record[1], record[3], record[5]
+    if placed then
+      local key = stream(event_type, record[2])
+      local entry = redis.call('XRANGE', key, placed, placed)[1]
+      redis.call('XDEL', key, placed)
+      added[event_type] = (added[event_type] or 0) - 1
+      if subject then
+        set_tail(event_type, subject, entry[2][4])
+      end
+    else
+      local member = redis.call('HGET', P .. 'scheduled:ids', id)
+      redis.call('ZREM', P .. 'scheduled', member)
+      redis.call('ZREM', P .. 'scheduled:since', member)
+      redis.call('HDEL', P .. 'scheduled:events', member)
+      redis.call('HDEL', P .. 'scheduled:ids', id)
+    end
+    forget(record, P .. 'i:' .. id)
   end
-  for _, event_id in ipairs(buried) do
-    redis.call('HDEL', P .. 'dead:' .. group, event_id)
-    redis.call('ZREM', P .. 'dead', group .. '\31' .. event_id)
-  end
-  if counted then
-    redis.call('HINCRBY', P .. 'done:' .. event_type, group, -done)
-  end
-end
 
-local function settle()
-  check_group()
-  check_targets()
-  write()
-end
+  -- Raise where a key of the group that is written below holds something else. Each command costs the server as much as a
+  -- tenth of a settlement, so only what is written is looked at.
+  local function check_group()
+    local are_noted, are_ordered = #postponed > 0, #postponed > 0
+    for _, settlement in ipairs(settled) do
+      are_noted = are_noted or string.find(settlement[3], '[23]') ~= nil
+      are_ordered = are_ordered or string.find(settlement[3], '[13]') ~= nil
+    end
+    if are_noted then
+      redis.call('HLEN', NOTES)
+    end
+    if are_ordered then
+      redis.call('HLEN', BLOCKED)
+      redis.call('ZCARD', READY)
+      redis.call('XLEN', WAKE)
+    end
+    if #postponed > 0 then
+      redis.call('ZCARD', LATER)
+      redis.call('ZCARD', SINCE)
+    end
+    if #tries > 0 then
+      redis.call('HLEN', AGAIN)
+    end
+  end
 
-if #settlements == 0 then
-  write() -- nothing but acknowledgements
-else
+  local function check_targets()
+    for _, settlement in ipairs(settled) do
+      if settlement[1] == 2 then
+        check('HLEN', P .. 'dead:' .. group)
+        check('ZCARD', P .. 'dead')
+      else
+        settlement.records = {}
+        for i = settlement.piece, settlement.piece + settlement[4] - 1 do
+          for _, record in ipairs(cmsgpack.unpack(ARGV[i])) do
+            check_keys(record[1], record[2], record[3], record[9] > now)
+            table.insert(settlement.records, record)
+          end
+        end
+      end
+    end
+  end
+
+  local counted, stored, buried = false, {}, {}
+
+  local function bury(event_id, letter)
+    if redis.call('HSET', P .. 'dead:' .. group, event_id, letter) == 1 then
+      buried[#buried + 1] = event_id
+    end
+    redis.call('ZADD', P .. 'dead', now, group .. '\31' .. event_id)
+  end
+
+  -- The acknowledgements come last, behind all that belongs to them. A subject that is free too early is harmless, as
+  -- `take` looks again.
+  local function write()
+    count(done)
+    counted = true
+    for _, settlement in ipairs(settled) do
+      if settlement[1] == 2 then
+        bury(settlement[4], ARGV[settlement.piece])
+      end
+      for _, record in ipairs(settlement.records or {}) do
+        local outcome, placed = admit(record)
+        if outcome == STORED then
+          stored[#stored + 1] = { record, placed }
+        end
+      end
+      for j, held_token in ipairs(settlement[2]) do
+        if tonumber(string.sub(settlement[3], j, j)) % 2 == 1 then
+          unblock(bare(held_token))
+        end
+      end
+    end
+    keep_counts()
+    acknowledge()
+  end
+
+  local function undo()
+    for i = #stored, 1, -1 do
+      take_back(stored[i][1], stored[i][2])
+    end
+    for _, event_id in ipairs(buried) do
+      redis.call('HDEL', P .. 'dead:' .. group, event_id)
+      redis.call('ZREM', P .. 'dead', group .. '\31' .. event_id)
+    end
+    if counted then
+      count(-done)
+    end
+  end
+
+  local function settle()
+    check_group()
+    check_targets()
+    write()
+  end
+
   local fine, refusal = pcall(settle)
   if not fine then
     -- What cannot be undone either stays, under ids that make it the same when it is done again.
@@ -200,6 +229,16 @@ else
     keep_clock()
     pcall(keep_counts)
     return type(refusal) == 'table' and refusal or redis.error_reply(refusal)
+  end
+end
+
+if #settlements == 0 then
+  count(done)
+  acknowledge()
+else
+  local refusal = settle_all()
+  if refusal then
+    return refusal
   end
 end
 for _, settlement in ipairs(settled) do

@@ -210,27 +210,6 @@ local function forget(record, id_key)
   end
 end
 
--- Undo that a record was stored, under this id in its stream or, without one, as scheduled.
-local function take_back(record, placed)
-  local event_type, subject, id = record[1], record[3], record[5]
-  if placed then
-    local key = stream(event_type, record[2])
-    local entry = redis.call('XRANGE', key, placed, placed)[1]
-    redis.call('XDEL', key, placed)
-    added[event_type] = (added[event_type] or 0) - 1
-    if subject then
-      set_tail(event_type, subject, entry[2][4])
-    end
-  else
-    local member = redis.call('HGET', P .. 'scheduled:ids', id)
-    redis.call('ZREM', P .. 'scheduled', member)
-    redis.call('ZREM', P .. 'scheduled:since', member)
-    redis.call('HDEL', P .. 'scheduled:events', member)
-    redis.call('HDEL', P .. 'scheduled:ids', id)
-  end
-  forget(record, P .. 'i:' .. id)
-end
-
 local function put(record)
   if record[9] > now then
     local is_delay = record[16] > 0
