@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,46 @@ async def test_a_store_that_refuses_the_workflow_once_it_is_there_fails_drain_an
                 await app.drain(SECONDS)
     finally:
         server.stop()
+
+
+class LateRefusal:
+    """A server that keeps its clients waiting until `answers` is set, and then refuses their password."""
+
+    def __init__(self) -> None:
+        self.answers = asyncio.Event()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while await reader.read(4096):
+                await self.answers.wait()
+                writer.write(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n")
+        writer.close()
+
+    @asynccontextmanager
+    async def listening(self, port: int = 0) -> AsyncIterator[str]:
+        """Listen; return the URL of the store."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+        yield f"redis://user:wrong@127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        self.answers.set()
+        server.close()
+
+
+async def test_a_refusal_that_takes_longer_than_entering_fails_drain_serve_and_health(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ag06.runtime.lifetime._ENTER_SECONDS", 0.05)
+    slow = LateRefusal()
+    async with slow.listening() as url:
+        app, _ = shop(url)
+        async with app.running():
+            slow.answers.set()
+            with pytest.raises(ConfigurationError, match="refuses this user"):
+                await app.drain(SECONDS)
+            store = (await observability.health.check_health()).components["store"]
+            assert (store.status, "refuses this user" in (store.error or "")) == ("fail", True)
+        slow.answers.clear()
+        serving = asyncio.create_task(app.serve())
+        await until(lambda: app._lifetime is not None and app._lifetime._entered.done())
+        slow.answers.set()
+        with pytest.raises(ConfigurationError, match="refuses this user"):
+            await asyncio.wait_for(serving, SECONDS)
