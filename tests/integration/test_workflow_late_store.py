@@ -13,6 +13,7 @@ import pytest
 from ag06 import ConfigurationError, Event, StoreUnavailable, Workflow
 from ag06.monitoring import observability
 from flows import SECONDS, until
+from journals import journals
 from proxy import Proxy
 from servers import ValkeyServer, free_port
 from workers import ag06_run, write_flow
@@ -125,6 +126,11 @@ async def test_running_starts_before_its_store_and_the_journal_takes_events(tmp_
 
 async def is_well() -> bool:
     return (await observability.health.check_health()).components["store"].status == "pass"
+
+
+async def is_refused() -> bool:
+    store = (await observability.health.check_health()).components["store"]
+    return store.status == "fail" and "refuses this user" in (store.error or "")
 
 
 async def until_async(check: Callable[[], Awaitable[bool]]) -> None:
@@ -247,11 +253,39 @@ async def test_a_refusal_that_takes_longer_than_entering_fails_drain_serve_and_h
             slow.answers.set()
             with pytest.raises(ConfigurationError, match="refuses this user"):
                 await app.drain(SECONDS)
-            store = (await observability.health.check_health()).components["store"]
-            assert (store.status, "refuses this user" in (store.error or "")) == ("fail", True)
+            await until_async(is_refused)
         slow.answers.clear()
         serving = asyncio.create_task(app.serve())
         await until(lambda: app._lifetime is not None and app._lifetime._entered.done())
         slow.answers.set()
         with pytest.raises(ConfigurationError, match="refuses this user"):
             await asyncio.wait_for(serving, SECONDS)
+
+
+async def test_a_password_that_is_wrong_from_the_first_ends_a_worker_that_waited_for_its_store(tmp_path: Path) -> None:
+    write_flow(tmp_path, _FLOW)
+    port = free_port()
+    wrong = LateRefusal()
+    wrong.answers.set()
+    async with ag06_run(tmp_path, f"redis://user:wrong@127.0.0.1:{port}/0") as worker:
+        await until(lambda: "waits for the store" in worker.said)
+        async with wrong.listening(port):
+            assert await worker.ended() == 2, worker.said
+    assert "refuses this user" in worker.said.splitlines()[-1]
+
+
+async def test_what_was_published_before_the_store_refused_stays_in_the_journal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port()
+    wrong = LateRefusal()
+    wrong.answers.set()
+    app, _ = shop(f"redis://user:wrong@127.0.0.1:{port}/0", str(tmp_path / "journal"))
+    async with app.running():
+        assert await app.publish("order", data=1)
+        async with wrong.listening(port):
+            with pytest.raises(ConfigurationError, match="refuses this user"):
+                await app.drain(SECONDS)
+            await until_async(is_refused)
+    assert "1 events stay in the journal" in caplog.text
+    assert len(journals(tmp_path / "journal")) == 1
