@@ -277,6 +277,7 @@ class Supervisor:
                 await asyncio.wait_for(process.wait(), _DUMP_SECONDS)
             except TimeoutError:
                 self._signal(worker, signal.SIGKILL)
+                await process.wait()
 
     async def _hand_out(self, worker: WorkerProcess) -> int:
         """Hand out at once what a dead worker held, instead of after the visibility timeout."""
