@@ -88,7 +88,9 @@ def _helping() -> list[asyncio.Task[Any]]:
 @pytest.mark.parametrize("hangs", [True, False])
 async def test_a_worker_that_stalls_is_replaced_once_also_while_the_store_hangs(tmp_path: Path, hangs: bool) -> None:
     stall = Stall(tmp_path, Renewals(hangs=hangs), 12.0, 14.0)
+    assert not stall.watch.saw_work
     await stall.last(14.0)
+    assert stall.watch.saw_work
     assert stall.replaced == []
     await stall.last(LOOK)
     await until(lambda: stall.replaced == [14.0])

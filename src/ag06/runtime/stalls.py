@@ -63,6 +63,9 @@ class StallWatch:
     back; after the stall timeout none.
 
     Renewals and replacements are tasks of its own: a look waits for no store.
+
+    Attributes:
+        saw_work: whether any worker has ever run its steps, which needs a store that accepts it.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class StallWatch:
         self._every = min(0.25, max(0.02, visibility / 12))
         self._clock = clock
         self._watched: dict[str, _Watched] = {}
+        self.saw_work = False
         self._looked = clock()
 
     async def run(self, workers: Sequence[WorkerProcess], replace: Replace) -> None:
@@ -99,6 +103,7 @@ class StallWatch:
         living = [worker for worker in workers if worker.alive]
         paths = [board_path(self._directory, worker.name) for worker in living]
         beats = await asyncio.to_thread(lambda: [read_beat(path) for path in paths])
+        self.saw_work = self.saw_work or any(beats)
         now = self._clock()
         # Where this process stood still, the workers may have stood still with it: no stall is as long as that.
         passed = now - self._looked

@@ -199,8 +199,7 @@ class Supervisor:
                 )
             else:
                 self._note_death(worker, code, lived, count)
-                # What worked for a while is no mistake of configuration: a store that refuses its user now, say.
-                if code == USER_MISTAKE and loop.time() - self._began < _HEALTHY_SECONDS:
+                if code == USER_MISTAKE and self._never_worked():
                     self.stop()
                     return code
                 pause = _FIRST_PAUSE if lived > _HEALTHY_SECONDS else min(pause * 2, _LONGEST_PAUSE)
@@ -209,6 +208,11 @@ class Supervisor:
             except TimeoutError:
                 continue
         return 0
+
+    def _never_worked(self) -> bool:
+        """Whether a mistake is one of the configuration; after a while of work it may be a changed password."""
+        lasted = asyncio.get_running_loop().time() - self._began
+        return lasted < _HEALTHY_SECONDS or (self._stalls is not None and not self._stalls.saw_work)
 
     async def _was_recycled(self, worker: WorkerProcess) -> bool:
         """Whether a worker that has ended was to be recycled, and had noted that."""
