@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from ag06.errors import StoreUnavailable
+from ag06.persistence.log import LogOptions, StepSpec
+from ag06.persistence.redis import RedisLog
 from chain import Chain
 from faults import running_server
-from records import eventually
+from records import TYPE, collect, eventually, record
 from servers import ValkeyServer
 
 COUNT = 30
@@ -142,3 +145,19 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(server: ValkeySer
             await chain.publish_all(range(first, first + COUNT))
             await chain.account(range(first + COUNT))
             assert await asyncio.to_thread(server.command, "SCRIPT", "FLUSH") == b"+OK\r\n"
+
+
+@pytest.mark.parametrize("lost", ["shop.bill", "shop.ship"])
+async def test_a_lost_group_does_not_stop_the_renewal_of_leases_in_the_others(server: ValkeyServer, lost: str) -> None:
+    log = RedisLog(server.url, LogOptions())
+    await log.open()
+    groups = ["shop.bill", "shop.ship"]
+    await log.register("shop", [StepSpec(group, TYPE) for group in groups])
+    await log.append([record(1)])
+    (kept,) = set(groups) - {lost}
+    await collect(log.subscribe(kept, "held up", 3600), 1)
+    await destroy(server, [(f"{{ag06}}:s:{TYPE}:{level}", lost) for level in range(4)])
+    with pytest.raises(StoreUnavailable, match="does not know the group"):
+        await log.vouch("held up", 3600, {}, groups=groups)
+    assert len(await collect(log.subscribe(kept, "other", 3600), 1)) == 1
+    await log.close()

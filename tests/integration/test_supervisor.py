@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ag06.monitoring.instruments import DIRECTORY_VARIABLE
 from ag06.persistence import EventStore
 from ag06.runtime.supervisor import Supervisor
 from ag06.runtime.worker import retry_budget
@@ -65,6 +66,18 @@ async def test_a_fleet_that_worked_outlives_a_mistake_and_works_again_when_it_is
     supervisor.stop()
     assert await asyncio.wait_for(running, 30) == 0
     assert set(codes) == {-9, 2}
+
+
+async def test_a_fleet_that_never_worked_ends_with_a_mistake_however_late_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that was down for long may refuse its user once it is up."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ag06.runtime.supervisor._HEALTHY_SECONDS", 0.0)
+    (tmp_path / "flow.py").write_text("from ag06 import ConfigurationError\nraise ConfigurationError('refused')")
+    shared = {DIRECTORY_VARIABLE: str(tmp_path)}
+    supervisor = Supervisor("flow:app", 1, EventStore("sqlite:///flow.db"), environment=shared)
+    assert await asyncio.wait_for(supervisor.run(), 60) == 2
 
 
 async def test_workers_of_one_fleet_divide_the_constant_rate_of_the_retry_budget(

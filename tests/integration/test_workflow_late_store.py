@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from ag06 import ConfigurationError, Event, StoreUnavailable, Workflow
 from ag06.monitoring import observability
 from flows import SECONDS, until
+from journals import journals
 from proxy import Proxy
 from servers import ValkeyServer, free_port
 from workers import ag06_run, write_flow
@@ -126,6 +128,11 @@ async def is_well() -> bool:
     return (await observability.health.check_health()).components["store"].status == "pass"
 
 
+async def is_refused() -> bool:
+    store = (await observability.health.check_health()).components["store"]
+    return store.status == "fail" and "refuses this user" in (store.error or "")
+
+
 async def until_async(check: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(SECONDS):
         while not await check():
@@ -211,3 +218,74 @@ async def test_a_store_that_refuses_the_workflow_once_it_is_there_fails_drain_an
                 await app.drain(SECONDS)
     finally:
         server.stop()
+
+
+class LateRefusal:
+    """A server that keeps its clients waiting until `answers` is set, and then refuses their password."""
+
+    def __init__(self) -> None:
+        self.answers = asyncio.Event()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while await reader.read(4096):
+                await self.answers.wait()
+                writer.write(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n")
+        writer.close()
+
+    @asynccontextmanager
+    async def listening(self, port: int = 0) -> AsyncIterator[str]:
+        """Listen; return the URL of the store."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+        yield f"redis://user:wrong@127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        self.answers.set()
+        server.close()
+
+
+async def test_a_refusal_that_takes_longer_than_entering_fails_drain_serve_and_health(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ag06.runtime.lifetime._ENTER_SECONDS", 0.05)
+    slow = LateRefusal()
+    async with slow.listening() as url:
+        app, _ = shop(url)
+        async with app.running():
+            slow.answers.set()
+            with pytest.raises(ConfigurationError, match="refuses this user"):
+                await app.drain(SECONDS)
+            await until_async(is_refused)
+        slow.answers.clear()
+        serving = asyncio.create_task(app.serve())
+        await until(lambda: app._lifetime is not None and app._lifetime._entered.done())
+        slow.answers.set()
+        with pytest.raises(ConfigurationError, match="refuses this user"):
+            await asyncio.wait_for(serving, SECONDS)
+
+
+async def test_a_password_that_is_wrong_from_the_first_ends_a_worker_that_waited_for_its_store(tmp_path: Path) -> None:
+    write_flow(tmp_path, _FLOW)
+    port = free_port()
+    wrong = LateRefusal()
+    wrong.answers.set()
+    async with ag06_run(tmp_path, f"redis://user:wrong@127.0.0.1:{port}/0") as worker:
+        await until(lambda: "waits for the store" in worker.said)
+        async with wrong.listening(port):
+            assert await worker.ended() == 2, worker.said
+    assert "refuses this user" in worker.said.splitlines()[-1]
+
+
+async def test_what_was_published_before_the_store_refused_stays_in_the_journal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port()
+    wrong = LateRefusal()
+    wrong.answers.set()
+    app, _ = shop(f"redis://user:wrong@127.0.0.1:{port}/0", str(tmp_path / "journal"))
+    async with app.running():
+        assert await app.publish("order", data=1)
+        async with wrong.listening(port):
+            with pytest.raises(ConfigurationError, match="refuses this user"):
+                await app.drain(SECONDS)
+            await until_async(is_refused)
+    assert "1 events stay in the journal" in caplog.text
+    assert len(journals(tmp_path / "journal")) == 1

@@ -184,6 +184,46 @@ async def test_workers_are_started_afresh_after_a_number_of_events_and_lose_none
     await app.close()
 
 
+@pytest.mark.parametrize("adapter", ["sqlite"])
+@pytest.mark.parametrize("limits", [("--max-events", "1000"), ()], ids=["limits", "none"])
+async def test_a_step_that_ends_its_worker_with_the_exit_code_of_recycling_is_a_death(
+    store_url: str, tmp_path: Path, limits: tuple[str, ...]
+) -> None:
+    write_flow(
+        tmp_path,
+        """
+        app = Workflow("shop", visibility_timeout=3600)
+
+        @app.step("order", retry=Retry(attempts=2))
+        async def bill(event: Event):
+            note("start")
+            os._exit(3)
+        """,
+    )
+    app = Workflow("shop", store=store_url)
+    await app.publish("order")
+    async with ag06_run(tmp_path, store_url, "--workers", "2", *limits) as workers:
+        await workers.noted("start", 2)
+        await settled(app)
+        (letter,) = await letters(app)
+        assert await workers.terminate() == 0, workers.said
+    assert (letter.reason, letter.attempts) == ("worker_died", 2)
+    assert workers.said.count("ended with 3") == 2
+    await app.close()
+
+
+@pytest.mark.parametrize("adapter", ["sqlite"])
+async def test_a_limit_that_a_worker_reaches_at_its_start_is_warned_of_and_the_next_one_waits(
+    store_url: str, tmp_path: Path
+) -> None:
+    write_flow(tmp_path, 'app = Workflow("shop")\n@app.step("order")\nasync def bill(event: Event): ...\n')
+    async with ag06_run(tmp_path, store_url, "--max-memory", "1M") as workers:
+        await until(lambda: "the next one starts in" in workers.said)
+        assert await workers.terminate() == 0, workers.said
+    assert "--max-memory of 1 MB is too low" in workers.said
+    assert "ended with" not in workers.said
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

@@ -219,6 +219,28 @@ async def test_a_log_whose_store_is_away_when_it_is_opened_takes_events(tmp_path
     await both.log.close()
 
 
+async def test_a_mistake_of_a_store_that_was_never_reached_is_raised_and_the_journal_keeps_its_events(
+    tmp_path: Path,
+) -> None:
+    steps = [StepSpec("shop.bill", TYPE)]
+    both = Both(tmp_path / "journal", LogOptions())
+    both.fail(AWAY)
+    await both.log.open()
+    await kept(both, 1)
+    with pytest.raises(StoreUnavailable):
+        await both.log.register("shop", steps)
+    both.fail(ConfigurationError("refuses this user"))
+    await both.tried(2)
+    with pytest.raises(ConfigurationError, match="refuses this user"):
+        await both.log.register("shop", steps)
+    assert await both.log.append([record(2)]) == [STORED]
+    both.fail(None)
+    await both.straight()
+    await both.log.register("shop", steps)
+    assert await both.numbers() == [1, 2]
+    await both.log.close()
+
+
 async def test_a_journal_that_breaks_while_it_is_used_gives_what_can_be_saved_and_holds_nobody_up(
     both: Both, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 import pytest
 
 from ag06.errors import ConfigurationError
-from ag06.runtime.recycling import Limits, limits_of, read_size
+from ag06.runtime.recycling import Limits, Recycling, limits_of, mark_recycled, read_size, take_mark
 
 
 def test_a_limit_is_reached_as_it_says() -> None:
@@ -35,3 +38,28 @@ def test_a_size_is_read_with_its_unit(text: str, size: int) -> None:
 def test_a_size_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="--max-memory"):
         read_size(text)
+
+
+def test_the_mark_of_a_recycled_worker_is_found_once_and_for_that_worker_alone(tmp_path: Path) -> None:
+    mark_recycled(tmp_path, "host/1")
+    assert not take_mark(tmp_path, "host/2")
+    assert take_mark(tmp_path, "host/1")
+    assert not take_mark(tmp_path, "host/1")
+    assert not take_mark(tmp_path / "none", "host/1")
+
+
+@pytest.mark.parametrize(("lived", "warned"), [(1.0, True), (600.0, False)])
+def test_a_limit_of_memory_below_the_size_at_the_start_is_warned_of_with_both_sizes(
+    lived: float, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    times = iter([0.0, lived])
+    recycling = Recycling(
+        Limits(memory=50_000_000),
+        lambda: 0,
+        lambda: None,
+        memory=lambda: 80_000_000,
+        clock=lambda: next(times),
+    )
+    with caplog.at_level(logging.WARNING, "ag06.runtime"):
+        assert recycling.look() == "80 MB of memory in use, --max-memory"
+    assert ("--max-memory of 50 MB" in caplog.text and "has 80 MB" in caplog.text) == warned

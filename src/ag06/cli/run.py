@@ -134,14 +134,17 @@ async def _register(workflow: Workflow) -> None:
 
 async def _serve(workflow: Workflow) -> int:
     """Run the steps here; end when the supervisor that started this process is gone. Return the exit code."""
+    from ag06.monitoring.instruments import shared_directory
     from ag06.monitoring.logs import context
-    from ag06.runtime.recycling import Recycling, limits_of
+    from ag06.runtime.recycling import Recycling, limits_of, mark_recycled
     from ag06.runtime.supervisor import RECYCLED
     from ag06.runtime.worker import worker_name
 
     supervisor, name = os.environ.get("AG06_SUPERVISOR"), worker_name()
     beside: list[Coroutine[Any, Any, None]] = []
-    recycling = Recycling(limits := limits_of(os.environ), lambda: workflow.settled_count)
+    directory = shared_directory()
+    mark = (lambda: None) if directory is None else partial(mark_recycled, directory, name)
+    recycling = Recycling(limits := limits_of(os.environ), lambda: workflow.settled_count, mark)
     if supervisor:
         faulthandler.enable(_STANDARD_ERROR)  # so that SIGABRT, which ends a worker that stalls, writes its stack
         beside = [_watch_parent(int(supervisor)), _report_to_parent(workflow, name)]

@@ -359,8 +359,17 @@ class EventLog(Protocol):
         """Hand out again, at once, what a worker held that is known to be dead; return how many deliveries."""
         ...
 
-    async def vouch(self, worker: str, visibility: float, running: Mapping[str, Collection[str]] | None = None) -> int:
-        """Renew the leases of a worker that is known to live and cannot do it, for `visibility` seconds.
+    async def vouch(
+        self,
+        worker: str,
+        visibility: float,
+        running: Mapping[str, Collection[str]] | None = None,
+        groups: Collection[str] | None = None,
+    ) -> int:
+        """Renew the leases of a worker that is known to live and cannot do it.
+
+        `visibility` in seconds is what the worker leases with; a store that has it from the worker itself uses that.
+        `groups` are those in which the worker takes part, `None`: not known. One that fails does not stop the others.
 
         Without `running` of everything it holds; else of those deliveries alone, `Delivery.name` by group: the others
         are given back, unharmed, to be handed out at once. Returns how many that were.

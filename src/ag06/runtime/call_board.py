@@ -79,20 +79,28 @@ def read_beat(path: Path) -> float:
     return float(beat)
 
 
-def read_calls(path: Path) -> list[OpenCall]:
-    """Return the open calls of a worker."""
+class Board(msgspec.Struct, frozen=True):
+    """The groups whose steps a worker runs, and its open calls."""
+
+    groups: list[str] = []
+    calls: list[OpenCall] = []
+
+
+def read_board(path: Path) -> Board:
+    """Return what the board of a worker shows; nothing where it cannot be read."""
     try:
         content = path.read_bytes()
         _, size = _HEADER.unpack_from(content)
         groups = msgspec.json.decode(content[_HEADER.size : _HEADER.size + size], type=list[str])
     except (OSError, struct.error, msgspec.DecodeError):
-        return []
+        return Board()
     slots = (_SLOT.unpack_from(content, at) for at in range(_NAMES, len(content), _SLOT.size))
-    return [
+    calls = [
         OpenCall(groups[index], _text(name), _text(event))
         for used, index, name, event in slots
         if used and index < len(groups)
     ]
+    return Board(groups, calls)
 
 
 def _text(field: bytes) -> str:

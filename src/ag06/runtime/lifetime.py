@@ -82,6 +82,10 @@ class Lifetime:
         self._task = start_task(self._live(), f"ag06 workflow {self._workflow.name}")
         try:
             await asyncio.wait([self._entered, self._task], timeout=_ENTER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if self._error is None:
+                self._enter()  # an error of the start that comes later ends `failure`
+            else:
+                await asyncio.wait([self._task])  # the start has failed, and the task closes what it opened
         except asyncio.CancelledError:
             await self._leave(hurried=True)
             raise

@@ -40,7 +40,7 @@ class Monitor:
 
     Attributes:
         log: the open log; `None` before it was opened.
-        problem: why it could not be opened yet.
+        problem: why the workflow does not run yet, or cannot run at all.
         sampler: reads its gauges; `None` before its worker runs.
         began: when it began, aware UTC.
     """
@@ -106,7 +106,7 @@ class Monitor:
         )
 
     def _opened(self) -> EventLog:
-        if self.log is None:
+        if self.log is None or self.problem is not None:
             raise StoreUnavailable(self.problem or "the store is not open yet")
         return self.log
 

@@ -18,6 +18,7 @@ from ag06.errors import ConfigurationError, StoreError
 from ag06.monitoring.instruments import DIRECTORY_VARIABLE, WORKER_RECYCLES, WORKER_RESTARTS, WORKER_STALLS
 from ag06.persistence.event_store import EventStore
 from ag06.runtime.call_board import OpenCall
+from ag06.runtime.recycling import EARLY_SECONDS, limits_of, take_mark
 from ag06.runtime.stalls import DEFAULT_TIMEOUT, StallWatch
 from ag06.tasks import start_task
 
@@ -32,7 +33,8 @@ _MOST_NAMED = 10
 USER_MISTAKE = 2
 """Exit code of a worker that cannot work as it is configured; if it never could, it is not started again."""
 RECYCLED = 3
-"""Exit code of a worker that ended by itself because it had done its number of events, or has its size."""
+"""Exit code of a worker that ended by itself because it had done its number of events, or has its size; it has left a
+mark of that, for code of the user may end a process with the same number."""
 STORE_VARIABLE = "AG06_RUN_STORE"
 """What `ag06 run` takes for `--store` where that is not given: a URL may hold a password, and every user of a machine
 sees command lines."""
@@ -117,8 +119,12 @@ class Supervisor:
         self._grace = grace
         self._environment = dict(environment or {})
         self._on_death = on_death
-        directory = self._environment.get(DIRECTORY_VARIABLE)
-        self._stalls = None if directory is None else StallWatch(Path(directory), events, visibility, stall_timeout)
+        shared = self._environment.get(DIRECTORY_VARIABLE)
+        self._directory = None if shared is None else Path(shared)
+        self._recycles = bool(limits_of(self._environment))
+        self._stalls = (
+            None if self._directory is None else StallWatch(self._directory, events, visibility, stall_timeout)
+        )
         self._stopping = asyncio.Event()
         self._began = 0.0
         self.workers = [WorkerProcess(index) for index in range(workers)]
@@ -174,36 +180,60 @@ class Supervisor:
             code = await self._wait(worker)
             if self._stopping.is_set():
                 break
-            if code == RECYCLED:
-                WORKER_RECYCLES.inc()
-                worker.recycles += 1
-                pause = _FIRST_PAUSE
-                continue
-            worker.deaths += 1
-            worker.died, worker.exit_code = datetime.now(UTC), code
-            WORKER_RESTARTS.inc()
             lived = loop.time() - started
             count = await self._hand_out(worker)
-            _logger.warning(
-                "worker %d (%s) ended with %d after %.1f s; %d deliveries handed out again",
-                worker.index,
-                worker.name,
-                code,
-                lived,
-                count,
-            )
-            if self._on_death is not None:
-                self._on_death(worker, code)
-            # What worked for a while is no mistake of configuration: a store that refuses its user now, say.
-            if code == USER_MISTAKE and loop.time() - self._began < _HEALTHY_SECONDS:
-                self.stop()
-                return code
-            pause = _FIRST_PAUSE if lived > _HEALTHY_SECONDS else min(pause * 2, _LONGEST_PAUSE)
+            if await self._was_recycled(worker) and code == RECYCLED:
+                WORKER_RECYCLES.inc()
+                worker.recycles += 1
+                if lived >= EARLY_SECONDS:
+                    pause = _FIRST_PAUSE
+                    continue
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                _logger.warning(
+                    "worker %d (%s) reached its limit after %.1f s, the next one starts in %.1f s; raise --max-events "
+                    "or --max-memory",
+                    worker.index,
+                    worker.name,
+                    lived,
+                    pause,
+                )
+            else:
+                self._note_death(worker, code, lived, count)
+                if code == USER_MISTAKE and self._never_worked():
+                    self.stop()
+                    return code
+                pause = _FIRST_PAUSE if lived > _HEALTHY_SECONDS else min(pause * 2, _LONGEST_PAUSE)
             try:
                 await asyncio.wait_for(self._stopping.wait(), pause)
             except TimeoutError:
                 continue
         return 0
+
+    def _never_worked(self) -> bool:
+        """Whether a mistake is one of the configuration; after a while of work it may be a changed password."""
+        lasted = asyncio.get_running_loop().time() - self._began
+        return lasted < _HEALTHY_SECONDS or (self._stalls is not None and not self._stalls.saw_work)
+
+    async def _was_recycled(self, worker: WorkerProcess) -> bool:
+        """Whether a worker that has ended was to be recycled, and had noted that."""
+        if self._directory is None or not self._recycles:
+            return False
+        return await asyncio.to_thread(take_mark, self._directory, worker.name)
+
+    def _note_death(self, worker: WorkerProcess, code: int, lived: float, count: int) -> None:
+        worker.deaths += 1
+        worker.died, worker.exit_code = datetime.now(UTC), code
+        WORKER_RESTARTS.inc()
+        _logger.warning(
+            "worker %d (%s) ended with %d after %.1f s; %d deliveries handed out again",
+            worker.index,
+            worker.name,
+            code,
+            lived,
+            count,
+        )
+        if self._on_death is not None:
+            self._on_death(worker, code)
 
     async def _start(self, worker: WorkerProcess) -> None:
         command = [sys.executable, "-m", "ag06", "run", self._target]
@@ -251,6 +281,7 @@ class Supervisor:
                 await asyncio.wait_for(process.wait(), _DUMP_SECONDS)
             except TimeoutError:
                 self._signal(worker, signal.SIGKILL)
+                await process.wait()
 
     async def _hand_out(self, worker: WorkerProcess) -> int:
         """Hand out at once what a dead worker held, instead of after the visibility timeout."""

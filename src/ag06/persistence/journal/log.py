@@ -89,6 +89,7 @@ class JournaledLog(PassingLog):
         self._depth = Depth()
         self._direct = True
         self._reached = False
+        self._mistake: str | None = None  # why a store that was never reached refuses this configuration
         self._gate: asyncio.Event | None = None
         self._file: JournalFile | None = None
         self._making: asyncio.Task[JournalFile] | None = None
@@ -204,7 +205,12 @@ class JournaledLog(PassingLog):
         )
 
     async def register(self, workflow: str, steps: Sequence[StepSpec]) -> None:
-        """Make the steps known; where the store is away, raise that, and do it before the journal is drained."""
+        """Make the steps known; where the store is away, raise that, and do it before the journal is drained.
+
+        Raises `ConfigurationError` as well if the store was away at the opening and refuses the configuration since.
+        """
+        if self._mistake is not None:
+            raise ConfigurationError(self._mistake)
         if not self._reached or (self.breaker.state != "closed" and not self._full):
             self._steps[workflow] = tuple(steps)
             raise StoreUnavailable(f"the store is away: {self._problem}")
@@ -445,8 +451,12 @@ class JournaledLog(PassingLog):
     async def _reach(self) -> None:
         """Open the store if it never was, and make known the steps that it does not know yet."""
         if not self._reached:
-            await self._inner.open()
-            self._reached = True
+            try:
+                await self._inner.open()
+            except ConfigurationError as error:
+                self._mistake = str(error)
+                raise
+            self._reached, self._mistake = True, None
         elif self.breaker.state != "closed":
             async with _within(_ANSWER_SECONDS):
                 await self._inner.archives()  # anything that is answered at once

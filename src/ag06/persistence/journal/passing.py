@@ -22,9 +22,15 @@ class PassingLog:
         """Hand out again what a dead worker held; see the port."""
         return await self._inner.release_worker(worker)
 
-    async def vouch(self, worker: str, visibility: float, running: Mapping[str, Collection[str]] | None = None) -> int:
+    async def vouch(
+        self,
+        worker: str,
+        visibility: float,
+        running: Mapping[str, Collection[str]] | None = None,
+        groups: Collection[str] | None = None,
+    ) -> int:
         """Renew the leases of a worker that is known to live; see the port."""
-        return await self._inner.vouch(worker, visibility, running)
+        return await self._inner.vouch(worker, visibility, running, groups)
 
     def read(self, query: Query) -> AsyncIterator[list[Stored]]:
         """Yield pages of events; see the port."""

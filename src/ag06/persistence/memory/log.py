@@ -175,7 +175,13 @@ class MemoryLog:
         log.wake()
         return len(lost)
 
-    async def vouch(self, worker: str, visibility: float, running: Mapping[str, Collection[str]] | None = None) -> int:
+    async def vouch(
+        self,
+        worker: str,
+        visibility: float,
+        running: Mapping[str, Collection[str]] | None = None,
+        groups: Collection[str] | None = None,
+    ) -> int:
         """Renew the leases of a worker that is known to live; see the port."""
         log = self._log
         with log.lock:
@@ -183,6 +189,7 @@ class MemoryLog:
             count = sum(
                 group.vouch(worker, until_ms, None if running is None else running.get(group.name, ()))
                 for group in log.state.groups.values()
+                if groups is None or group.name in groups
             )
         log.wake()
         return count

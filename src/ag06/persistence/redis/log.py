@@ -166,9 +166,18 @@ class RedisLog:
         """Hand out again, at once, what a worker held that is known to be dead; return how many deliveries."""
         return await self._registry.release_worker(worker)
 
-    async def vouch(self, worker: str, visibility: float, running: Mapping[str, Collection[str]] | None = None) -> int:
-        """Renew the leases of a worker that is known to live, for as long as it leases itself; see `EventLog.vouch`."""
-        return await self._registry.vouch(worker, running)
+    async def vouch(
+        self,
+        worker: str,
+        visibility: float,
+        running: Mapping[str, Collection[str]] | None = None,
+        groups: Collection[str] | None = None,
+    ) -> int:
+        """Renew the leases of a worker that is known to live; see the port.
+
+        The server has kept the length of the worker's leases since its last fetch, and counts from the renewal.
+        """
+        return await self._registry.vouch(worker, running, groups)
 
     async def read(self, query: Query) -> AsyncIterator[list[Stored]]:
         """Yield pages of events in the order of the log, over a connection of its own."""

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from ag06.errors import ConfigurationError
+from ag06.errors import ConfigurationError, StoreError, StoreUnavailable
 from ag06.persistence.log import GroupInfo, LogStats, StepSpec
+from ag06.persistence.redis.client import GroupLost
 from ag06.persistence.redis.reading import id_of, position_of
 from ag06.persistence.redis.receiving import hand_back
 from ag06.persistence.redis.wire import Wire
@@ -95,12 +96,27 @@ class Registry:
             ]
         )
 
-    async def vouch(self, worker: str, running: Mapping[str, Collection[str]] | None) -> int:
-        """Begin the leases of a worker anew; give back all but the `running`, unless `None`; return how many."""
+    async def vouch(
+        self, worker: str, running: Mapping[str, Collection[str]] | None, groups: Collection[str] | None
+    ) -> int:
+        """Begin the leases of a worker anew; give back all but the `running`, unless `None`; return how many.
+
+        Of all `groups`, every one of the log if `None`; then raise what one of them has failed with.
+        """
         count = 0
+        failure: StoreError | None = None
         for group, event_type in await self.types():
+            if groups is not None and group not in groups:
+                continue
             names = [] if running is None else list(running.get(group, ()))
-            count += await self._wire.run("vouch", group, event_type, worker, int(running is None), _pack(names))
+            try:
+                count += await self._wire.run("vouch", group, event_type, worker, int(running is None), _pack(names))
+            except StoreError as error:
+                if isinstance(error, StoreUnavailable) and not isinstance(error, GroupLost):
+                    raise
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return count
 
     async def remove(self, group: str) -> bool:

@@ -225,8 +225,14 @@ class SqliteLog:
         self.waiters.wake()
         return count
 
-    async def vouch(self, worker: str, visibility: float, running: Mapping[str, Collection[str]] | None = None) -> int:
-        """Renew the leases of a worker that is known to live; see the port."""
+    async def vouch(
+        self,
+        worker: str,
+        visibility: float,
+        running: Mapping[str, Collection[str]] | None = None,
+        groups: Collection[str] | None = None,
+    ) -> int:
+        """Renew the leases of a worker that is known to live, in every group of its own; see the port."""
         count = await self.writer.submit(
             lambda connection: vouch(connection, worker, self.now_ms() + int(visibility * 1000), running), durable=False
         )
