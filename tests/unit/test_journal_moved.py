@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ag06.persistence.journal import file as journal_file
 from ag06.persistence.journal import log as journal_log
+from ag06.persistence.journal.claim import Claims
+from ag06.persistence.journal.file import JournalFile
+from ag06.persistence.journal.place import JournalMoved
+from ag06.persistence.journal.rescue import Rescue
 from ag06.persistence.log import Appended, LogOptions
 from faulty import AWAY, Both, kept
 from journals import journals, when
@@ -218,3 +226,40 @@ async def test_closing_saves_what_lies_in_a_deleted_file(both: Both) -> None:
     await again.straight()
     assert await again.numbers() == [1, 2]
     await again.log.close()
+
+
+async def test_an_append_that_the_old_file_still_has_in_its_queue_while_the_journal_moves_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = Claims(str(tmp_path / "journal"), "redis://somewhere/0")
+    file = JournalFile(claims.new())
+    await file.open()
+    await file.append([record(1)], synced=False)
+    old, started, may_end = file._writer, journal_file._start_writer, threading.Event()
+    appending: list[asyncio.Task[list[Appended]]] = []
+    assert old is not None
+
+    async def start(*arguments: Any) -> Any:
+        """Leave an append behind what keeps the old file busy until the journal has moved."""
+        writer = await started(*arguments)
+        old.submit(lambda _: may_end.wait(20), durable=False)
+        appending.append(asyncio.create_task(file.append([record(2)], synced=False)))
+        await asyncio.sleep(0)
+        return writer
+
+    monkeypatch.setattr(journal_file, "_start_writer", start)
+    before = file.path
+    delete_file(before)
+    saving = asyncio.create_task(Rescue(claims).save(file))
+
+    async def moved() -> bool:
+        return file.path != before
+
+    await when(moved)
+    may_end.set()
+    with pytest.raises(JournalMoved):
+        await appending[0]
+    await saving
+    assert await file.append([record(2)], synced=False) == [Appended.STORED]
+    assert len(await file.read()) == 2
+    await file.close()

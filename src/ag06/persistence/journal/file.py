@@ -158,22 +158,19 @@ class JournalFile:
         if not self._called:  # one operation serves all who call before the writer comes to it
             self._called = True
             taken: list[_Call] = []
-            written = self._writer.submit(partial(self._write, taken), weight=len(records))
+            written = self._writer.submit(partial(self._write, self._place, taken), weight=len(records))
             written.add_done_callback(partial(self._answer, taken))
         return await call.outcomes
 
-    def _write(self, taken: list[_Call], connection: sqlite3.Connection) -> list[list[Appended]]:
-        """Store what all callers have brought by now; in the writer's thread."""
-        self._check_place()
+    def _write(self, place: Place | None, taken: list[_Call], connection: sqlite3.Connection) -> list[list[Appended]]:
+        """Store what all callers have brought by now, in the file at `place`; in the writer's thread."""
+        if place is not None:
+            place.check()
         self._called = False  # before looking: who comes behind the last look asks for a turn of its own
         with contextlib.suppress(IndexError):
             while True:
                 taken.append(self._calls.popleft())
         return [rows_of.append(connection, call.records, synced=call.synced) for call in taken]
-
-    def _check_place(self, *, lock: bool = False) -> None:
-        if self._place is not None:
-            self._place.check(lock=lock)
 
     def _answer(self, taken: list[_Call], written: asyncio.Future[list[list[Appended]]]) -> None:
         error = None if written.cancelled() else written.exception()
@@ -266,8 +263,9 @@ class JournalFile:
 
     async def check_place(self) -> None:
         """Raise `JournalMoved` if the file is not where it was opened."""
-        if self._writer is not None:
-            await self._writer.submit(lambda _: self._check_place(lock=True), durable=False)
+        place = self._place
+        if self._writer is not None and place is not None:
+            await self._writer.submit(lambda _: place.check(lock=True), durable=False)
 
     async def move(self, claim: Claim) -> None:
         """Go on in the new file of `claim` with all that can be read through the connection that is still open.
