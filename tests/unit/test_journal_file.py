@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ag06.errors import StoreUnavailable
+from ag06.errors import StoreError, StoreUnavailable
 from ag06.persistence import EventStore
 from ag06.persistence.journal.claim import Claims
 from ag06.persistence.journal.file import JournalFile
@@ -199,3 +199,14 @@ async def test_a_full_disk_does_not_hold_the_draining_up(
         assert file.events == 0
         assert await file.close() == 0
     assert not file.path.exists()
+
+
+async def test_an_append_whose_operation_cannot_be_queued_is_refused_at_once_and_so_is_the_next(
+    file: JournalFile,
+) -> None:
+    assert file._writer is not None
+    file._writer.finish()
+    for number in range(3):
+        with pytest.raises(StoreError, match="is closed"):
+            await asyncio.wait_for(file.append([journalled(number)], synced=False), 20)
+    assert not file._calls

@@ -36,7 +36,7 @@ _PAGE = 500
 _TIMEOUT = 10.0
 
 
-class _Call(msgspec.Struct, gc=False):
+class _Call(msgspec.Struct, gc=False, eq=False):
     """The records of one caller; `synced`: the store must sync them too; and where the outcomes go."""
 
     records: Sequence[Record]
@@ -158,9 +158,23 @@ class JournalFile:
         if not self._called:  # one operation serves all who call before the writer comes to it
             self._called = True
             taken: list[_Call] = []
-            written = self._writer.submit(partial(self._write, self._place, taken), weight=len(records))
+            try:
+                written = self._writer.submit(partial(self._write, self._place, taken), weight=len(records))
+            except BaseException:
+                self._called = False
+                if self._withdraw(call):
+                    raise
+                return await call.outcomes
             written.add_done_callback(partial(self._answer, taken))
         return await call.outcomes
+
+    def _withdraw(self, call: _Call) -> bool:
+        """Take a call back; return whether no operation has taken it yet."""
+        try:
+            self._calls.remove(call)
+        except ValueError:
+            return False
+        return True
 
     def _write(self, place: Place | None, taken: list[_Call], connection: sqlite3.Connection) -> list[list[Appended]]:
         """Store what all callers have brought by now, in the file at `place`; in the writer's thread."""
