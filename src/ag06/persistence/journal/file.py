@@ -15,13 +15,14 @@ from typing import TypeVar
 
 import msgspec
 
-from ag06.errors import AG06Error, StoreError, StoreUnavailable
+from ag06.errors import StoreError, StoreUnavailable
 from ag06.persistence.journal import entries as rows_of
 from ag06.persistence.journal.claim import Claim, lock_path
 from ag06.persistence.journal.entries import TABLES, Entry, restored
 from ag06.persistence.journal.place import Place
 from ag06.persistence.journal.salvage import is_of_the_disk, keep_copy, salvage, wal_damage
 from ag06.persistence.log import Appended, Record
+from ag06.persistence.own_error import own_error
 from ag06.persistence.sqlite.forks import uninterrupted
 from ag06.persistence.sqlite.schema import make_directory, opened
 from ag06.persistence.sqlite.waiting import Waiters
@@ -152,7 +153,7 @@ class JournalFile:
         Raises `JournalMoved` if the file is not where it was opened, `StoreUnavailable` if the disk does not take them.
         """
         if self._writer is None:
-            raise StoreUnavailable(f"journal {self.path}: is closed; nothing was stored")
+            raise self._is_closed()
         call = _Call(records, synced, asyncio.get_running_loop().create_future())
         self._calls.append(call)
         if not self._called:  # one operation serves all who call before the writer comes to it
@@ -195,12 +196,15 @@ class JournalFile:
                 self._calls.clear()
             for call in taken:
                 if not call.outcomes.done():
-                    call.outcomes.set_exception(_own(error, self.path))
+                    call.outcomes.set_exception(own_error(error or self._is_closed()))
             return
         for call, outcomes in zip(taken, written.result(), strict=True):
             self._count(call.records, outcomes)
             if not call.outcomes.done():
                 call.outcomes.set_result(outcomes)
+
+    def _is_closed(self) -> StoreUnavailable:
+        return StoreUnavailable(f"journal {self.path}: is closed; nothing was stored")
 
     def _count(self, records: Sequence[Record], outcomes: Sequence[Appended]) -> None:
         stored = outcomes.count(Appended.STORED)
@@ -372,10 +376,3 @@ async def _start_writer(path: Path, place: Place) -> Writer:
         writer.finish()
         raise
     return writer
-
-
-def _own(error: BaseException | None, path: Path) -> BaseException:
-    """Return an exception for one caller alone: tracebacks must not pile up on a shared one."""
-    if isinstance(error, AG06Error):
-        return type(error)(*error.args)
-    return error or StoreUnavailable(f"journal {path}: is closed; nothing was stored")

@@ -27,6 +27,7 @@ from ag06.persistence.log import (
 )
 from ag06.persistence.measuring import APPEND, MAINTAIN, REPLAY, STATS, Measured, begin
 from ag06.persistence.notes import check_note
+from ag06.persistence.own_error import own_error
 from ag06.persistence.sqlite import archives, keeping, notes, reading, trimming
 from ag06.persistence.sqlite.appending import Call, append_calls, promote
 from ag06.persistence.sqlite.deliveries import take_over_worker, vouch
@@ -363,13 +364,4 @@ def _answer(
         if results is not None:
             future.set_result(results[index])
         elif error is not None:
-            future.set_exception(_own(error))
-
-
-def _own(error: BaseException) -> BaseException:
-    """Return an error for one caller alone: the facade notes in it which event it is about."""
-    if not isinstance(error, StoreError):
-        return error
-    mine = type(error)(str(error))
-    mine.__cause__ = error.__cause__
-    return mine
+            future.set_exception(own_error(error))
