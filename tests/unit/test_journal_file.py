@@ -152,6 +152,21 @@ async def test_an_identity_of_a_clock_that_was_ahead_is_remembered_for_its_windo
     assert await file.append(later, synced=False) == [STORED, STORED]
 
 
+async def test_an_identity_counts_for_the_whole_of_its_own_window_beside_publishers_with_shorter_ones(
+    file: JournalFile,
+) -> None:
+    def published(at_ms: int, window_ms: int) -> Record:
+        return msgspec.structs.replace(journalled(1, persisted_ms=1_000_000 + at_ms), window_ms=window_ms)
+
+    assert await file.append([published(0, 500_000)], synced=False) == [STORED]
+    assert await file.append([published(1_000, 300_000)], synced=False) == [DUPLICATE]
+    assert await file.append([published(400_000, 500_000)], synced=False) == [DUPLICATE]
+    assert await file.append([published(500_000, 86_400_000)], synced=False) == [STORED]
+    later = [published(501_000, 300_000), published(86_000_000, 500_000)]
+    assert await file.append(later, synced=False) == [DUPLICATE, DUPLICATE]
+    await file.close()
+
+
 async def test_an_id_is_stored_once_and_its_other_content_refused(file: JournalFile) -> None:
     mine = journalled(1, id="mine")
     assert await file.append([mine, mine, journalled(2, id="mine")], synced=False) == [STORED, REPEATED, CLASH]

@@ -59,6 +59,7 @@ class JournalFile:
         """Whether a copy of it was set aside."""
         self.broken = False
         """Whether SQLite cannot read it any more: opened anew, it gives what can be saved."""
+        self._newest_ms = 0  # the latest time at which a record was persisted; of the writer's thread
         self._drained = -1
         self._bad: set[int] = set()
         self._unmarked = False
@@ -185,7 +186,12 @@ class JournalFile:
         with contextlib.suppress(IndexError):
             while True:
                 taken.append(self._calls.popleft())
-        return [rows_of.append(connection, call.records, synced=call.synced) for call in taken]
+        outcomes = []
+        for call in taken:
+            outcomes.append(rows_of.append(connection, call.records, synced=call.synced, newest_ms=self._newest_ms))
+            newest_ms = max((record.persisted_ms for record in call.records), default=0)
+            self._newest_ms = max(self._newest_ms, newest_ms)
+        return outcomes
 
     def _answer(self, taken: list[_Call], written: asyncio.Future[list[list[Appended]]]) -> None:
         error = None if written.cancelled() else written.exception()
