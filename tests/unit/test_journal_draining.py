@@ -94,6 +94,17 @@ async def test_an_event_that_is_refused_alone_is_set_aside_and_the_others_go_on_
     await both.log.close()
 
 
+async def test_a_duplicate_that_is_sent_to_prove_that_the_store_takes_others_counts_once(both: Both) -> None:
+    assert await both.log.append([record(2)]) == [Appended.STORED]
+    await kept(both, 1, 2)
+    choosy(both).refused = frozenset({1})
+    both.fail(None)
+    await set_aside(both, 1)
+    assert both.state.late_duplicates == 1
+    assert await both.numbers() == [2]
+    await both.log.close()
+
+
 @pytest.mark.parametrize(
     "error", [StoreUnavailable("out of memory"), OutcomeUnknown("no answer in time")], ids=["away", "unknown"]
 )
