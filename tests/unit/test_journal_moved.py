@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import shutil
@@ -20,6 +21,7 @@ from ag06.persistence.journal.file import JournalFile
 from ag06.persistence.journal.place import JournalMoved
 from ag06.persistence.journal.rescue import Rescue
 from ag06.persistence.log import Appended, LogOptions
+from ag06.tasks import start_task
 from faulty import AWAY, Both, kept
 from journals import journals, when
 from records import record
@@ -262,4 +264,40 @@ async def test_an_append_that_the_old_file_still_has_in_its_queue_while_the_jour
     await saving
     assert await file.append([record(2)], synced=False) == [Appended.STORED]
     assert len(await file.read()) == 2
+    await file.close()
+
+
+async def test_a_copy_whose_callers_have_given_up_is_waited_for_and_its_error_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = Claims(str(tmp_path / "journal"), "redis://somewhere/0")
+    file = JournalFile(claims.new())
+    await file.open()
+    await file.append([record(1)], synced=False)
+    delete_file(file.path)
+    copying, may_fail = asyncio.Event(), asyncio.Event()
+    unread: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: unread.append(context))
+
+    async def move(claim: Any) -> None:
+        copying.set()
+        await may_fail.wait()
+        raise OSError("no room")
+
+    monkeypatch.setattr(file, "move", move)
+    loop.set_task_factory(getattr(asyncio, "eager_task_factory", None))
+    rescue = Rescue(claims)
+    caller = start_task(rescue.save(file))
+    await copying.wait()
+    caller.cancel()
+    await asyncio.wait([caller])
+    finishing = asyncio.create_task(rescue.finish())
+    await asyncio.sleep(0)
+    assert not finishing.done()
+    may_fail.set()
+    await finishing
+    assert not rescue._saving
+    gc.collect()
+    assert not unread
     await file.close()

@@ -146,6 +146,7 @@ class JournaledLog(PassingLog):
             await self._all_written()
         self._room.end(StoreUnavailable("the log was closed while the store was away; the event is not durable"))
         await self._look_after_files()
+        await self._rescue.finish()
         stay = 0
         for file in self._files():
             if left := await file.close():
