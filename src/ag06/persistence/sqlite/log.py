@@ -66,7 +66,7 @@ class SqliteLog:
         self._placement: Placement | None = None
         self._writer: Writer | None = None
         self._reader: ThreadPoolExecutor | None = None
-        self._database = ForkSafeConnection(lambda: connect(self.path, options.timeout))
+        self._database = ForkSafeConnection(self.path, lambda: connect(self.path, options.timeout))
         self.waiters = Waiters()
         self._calls: list[tuple[Call, asyncio.Future[list[Appended]]]] = []
         self._records = 0

@@ -106,7 +106,7 @@ class Writer(threading.Thread):
         self._placement = placement
         self._on_connect = on_connect
         self._beside = None if placement is None else BesideFiles(placement, path)
-        self._database = ForkSafeConnection(self._connect)
+        self._database = ForkSafeConnection(path, self._connect)
         self._version: int | None = None
         self._pause = _FIRST_LOOK
         self._shortened = time.monotonic()
