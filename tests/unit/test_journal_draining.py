@@ -12,9 +12,9 @@ from ag06.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from ag06.event import decode_event
 from ag06.persistence.admission import Admission
 from ag06.persistence.journal import log as journal_log
+from ag06.persistence.journal.dead_letter_file import CLASHED, Letters
 from ag06.persistence.journal.draining import Draining
 from ag06.persistence.journal.late import candidate
-from ag06.persistence.journal.letters import CLASHED, Letters
 from ag06.persistence.journal.page import LARGEST, Page
 from ag06.persistence.log import Appended, Disconnected, Durability, LogOptions, Query, Record, Stored
 from ag06.persistence.memory import MemoryLog

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Sequence
 
 from ag06.errors import ConfigurationError, StoreUnavailable
+from ag06.persistence.journal.dead_letter_file import CLASHED, Letters, Refusal
 from ag06.persistence.journal.entries import Entry
 from ag06.persistence.journal.file import JournalFile
 from ag06.persistence.journal.late import Candidate, candidate, find_late
-from ag06.persistence.journal.letters import CLASHED, Letters, Refusal
 from ag06.persistence.journal.page import Page
 from ag06.persistence.log import Appended, Disconnected, EventLog, Record
 from ag06.persistence.published import count

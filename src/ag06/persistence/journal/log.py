@@ -21,10 +21,10 @@ from ag06.errors import (
     StoreUnavailable,
 )
 from ag06.persistence.journal.claim import Claims
+from ag06.persistence.journal.dead_letter_file import Letters, Retried, retry
 from ag06.persistence.journal.depth import Depth, show_letters
 from ag06.persistence.journal.draining import Draining, is_refusal
 from ag06.persistence.journal.file import JournalFile
-from ag06.persistence.journal.letters import Letters, Retried, retry
 from ag06.persistence.journal.orphans import adopt
 from ag06.persistence.journal.passing import PassingLog
 from ag06.persistence.journal.place import JournalMoved
