@@ -374,7 +374,7 @@ def _copy_in(path: Path, rows: Sequence[rows_of.Row]) -> None:
 
 
 async def _start_writer(path: Path, place: Place) -> Writer:
-    writer = Writer(str(path), _TIMEOUT, True, Waiters(), _RARE_CHECKPOINTS, on_connect=place.reopened)
+    writer = Writer(str(path), _TIMEOUT, True, Waiters(), _RARE_CHECKPOINTS, files=place)
     writer.start()
     try:
         await writer.submit(lambda _: None, durable=False)

@@ -78,8 +78,8 @@ class SqliteLog:
         """Make the file if it is missing; start the threads."""
         await asyncio.to_thread(prepare, self.path, self._options.timeout)
         self.waiters = hold(self.path)
-        self._placement = _placed(self._given)
-        self._writer = Writer(self.path, self._options.timeout, self._durable, self.waiters, placement=self._placement)
+        self._placement = _placed(self.path, self._given)
+        self._writer = Writer(self.path, self._options.timeout, self._durable, self.waiters, files=self._placement)
         self._reader = ThreadPoolExecutor(1, "ag06-sqlite-read")
         self._writer.start()
         ACTIVE_CONNECTIONS.inc(_CONNECTIONS)
@@ -347,11 +347,11 @@ class SqliteLog:
         return ["a power cut can lose the last events (durability='server': synchronous=NORMAL); a crash cannot"]
 
 
-def _placed(path: str) -> Placement:
+def _placed(path: str, name: str) -> Placement:
     try:
-        return Placement(path)
+        return Placement(path, name)
     except OSError as error:
-        raise StoreUnavailable(f"store {path}: cannot be opened ({error.strerror}); open it again") from error
+        raise StoreUnavailable(f"store {name}: cannot be opened ({error.strerror}); open it again") from error
 
 
 def _answer(
