@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,13 @@ import pytest
 from ag06.persistence import EventStore
 from ag06.persistence.journal import claim
 from ag06.persistence.journal.claim import Claims
+from ag06.persistence.journal.file import JournalFile
+from ag06.persistence.journal.rescue import Rescue
 from faults import running_server
 from forking import Forked
 from journals import SECONDS, gone
 from proxy import Proxy
+from records import record
 
 
 @pytest.fixture
@@ -92,3 +96,27 @@ def test_a_child_of_a_fork_in_the_middle_of_a_claim_does_not_keep_the_journal_lo
     for pipe in (ready, told, go):
         os.close(pipe)
     assert child.answer() == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+async def test_a_journal_whose_folder_was_deleted_is_saved_after_a_fork(tmp_path: Path) -> None:
+    claims = Claims(str(tmp_path), "redis://somewhere/0")
+    file = JournalFile(claims.new())
+    await file.open()
+    await file.append([record(number) for number in range(5)], synced=False)
+    shutil.rmtree(claims.directory)
+    assert Forked(_makes_a_journal(claims)).answer() == 5
+    await Rescue(claims).save(file)
+    assert len(await file.read()) == 5
+    await file.close()
+
+
+def _makes_a_journal(claims: Claims) -> Callable[[], int]:
+    async def make() -> int:
+        file = JournalFile(claims.new())
+        await file.open()
+        outcomes = await file.append([record(number) for number in range(5)], synced=False)
+        await file.close()
+        return len(outcomes)
+
+    return lambda: asyncio.run(make())

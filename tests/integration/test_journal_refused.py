@@ -13,7 +13,7 @@ import pytest
 from ag06.errors import StoreError
 from ag06.monitoring.checks import journal_backlog
 from ag06.persistence import EventStore
-from ag06.persistence.journal.letters import Retried
+from ag06.persistence.journal.dead_letter_file import Retried
 from commands import Ended, ag06
 from faults import Server, configure, running_server
 from journals import state, when

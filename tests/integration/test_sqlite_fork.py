@@ -10,13 +10,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ag06 import Event, StoreError, Workflow
+from ag06.errors import StoreReplaced
 from ag06.monitoring import observability
 from ag06.persistence import EventStore
 from ag06.persistence.sqlite import SqliteLog, forks
@@ -166,6 +167,36 @@ def test_a_replay_goes_on_after_a_fork_between_two_pages(store: EventStore, loop
         return found
 
     assert loop.run_until_complete(run()) == list(range(2500))
+
+
+@pytest.mark.parametrize("fork", [os.fork, ctypes.PyDLL(None).fork], ids=["python", "c"])
+def test_a_fork_keeps_the_content_of_a_removed_file_in_reach(
+    store: EventStore, path: Path, loop: asyncio.AbstractEventLoop, fork: Callable[[], int]
+) -> None:
+    async def run() -> list[str]:
+        event_id = await store.persist_event("a", "parent")
+        log = await opened(store)
+        inode = path.stat().st_ino
+        for name in path.parent.glob("events.db*"):
+            name.unlink()
+
+        def work() -> list[str]:
+            ids = publish(store, "child")  # to a new file, and not through what the parent has open
+            with pytest.raises(StoreReplaced), log.writer._database:
+                pass
+            return ids
+
+        ids = await asyncio.to_thread(Forked(work, fork).answer)
+        with log.writer._database as connection:
+            assert connection.execute("SELECT id FROM events").fetchall() == [(event_id,)]
+        assert inode in {found for _, found in forks._open_files()}
+        with pytest.raises(StoreReplaced, match=f"file inode {inode} "):
+            await store.persist_event("a", "parent")
+        await store.close()
+        return list(ids)
+
+    ids = loop.run_until_complete(run())
+    assert content(path) == ("ok", set(ids))
 
 
 _inherited: list[EventStore] = []

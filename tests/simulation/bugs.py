@@ -124,9 +124,10 @@ BUGS = {
     "commit-not-repeated": Bug(
         "ag06.runtime.committer",
         """                self._outage.failed(error)
+                is_first = False
             else:""",
         """                self._outage.failed(error)
-                return [False] * len(what)
+                return [False] * len(what), True
             else:""",
     ),
     "rest-of-a-refused-batch-kept": Bug(
@@ -149,11 +150,9 @@ BUGS = {
     ),
     "drained-before-the-store-has-it": Bug(
         "ag06.persistence.journal.draining",
-        """        outcomes = await self.send(kept, synced=any(entry.synced for entry in entries))
-        await file.mark([entry.number for entry in entries])
-""",
-        """        await file.mark([entry.number for entry in entries])
-        outcomes = await self.send(kept, synced=any(entry.synced for entry in entries))
+        "                outcomes = await self._timed(kept)\n",
+        """                await file.mark([entry.number for entry in entries])
+                outcomes = await self._timed(kept)
 """,
     ),
     "straight-before-the-journal-is-empty": Bug(

@@ -98,9 +98,7 @@ class Disk:
             for name, real in before.items():
                 setattr(journal_file, name, real)
 
-    def writer(
-        self, path: str, timeout: float, durable: bool, waiters: object, setup: str, on_connect: object
-    ) -> Writer:
+    def writer(self, path: str, timeout: float, durable: bool, waiters: object, setup: str, files: object) -> Writer:
         """Return what writes to a file."""
         return Writer(self, Path(path))
 
@@ -113,9 +111,6 @@ class Place:
 
     def check(self, *, lock: bool = False) -> None:
         """Find every file where it was."""
-
-    def reopened(self) -> None:
-        """Expect nothing else of another connection."""
 
 
 class Claims:

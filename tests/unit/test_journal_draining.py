@@ -12,9 +12,9 @@ from ag06.errors import OutcomeUnknown, StoreError, StoreUnavailable
 from ag06.event import decode_event
 from ag06.persistence.admission import Admission
 from ag06.persistence.journal import log as journal_log
+from ag06.persistence.journal.dead_letter_file import CLASHED, Letters
 from ag06.persistence.journal.draining import Draining
 from ag06.persistence.journal.late import candidate
-from ag06.persistence.journal.letters import CLASHED, Letters
 from ag06.persistence.journal.page import LARGEST, Page
 from ag06.persistence.log import Appended, Disconnected, Durability, LogOptions, Query, Record, Stored
 from ag06.persistence.memory import MemoryLog
@@ -91,6 +91,17 @@ async def test_an_event_that_is_refused_alone_is_set_aside_and_the_others_go_on_
     assert sorted(found) == [n for n in range(41) if n not in (7, 8, 30)]
     assert [n for n in found if n != 40] == [n for n in range(40) if n not in (7, 8, 30)]
     assert numbers(both.log.letters) == [7, 8, 30]
+    await both.log.close()
+
+
+async def test_a_duplicate_that_is_sent_to_prove_that_the_store_takes_others_counts_once(both: Both) -> None:
+    assert await both.log.append([record(2)]) == [Appended.STORED]
+    await kept(both, 1, 2)
+    choosy(both).refused = frozenset({1})
+    both.fail(None)
+    await set_aside(both, 1)
+    assert both.state.late_duplicates == 1
+    assert await both.numbers() == [2]
     await both.log.close()
 
 

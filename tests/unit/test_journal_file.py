@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ag06.errors import StoreUnavailable
+from ag06.errors import StoreError, StoreUnavailable
 from ag06.persistence import EventStore
 from ag06.persistence.journal.claim import Claims
 from ag06.persistence.journal.file import JournalFile
@@ -152,6 +152,21 @@ async def test_an_identity_of_a_clock_that_was_ahead_is_remembered_for_its_windo
     assert await file.append(later, synced=False) == [STORED, STORED]
 
 
+async def test_an_identity_counts_for_the_whole_of_its_own_window_beside_publishers_with_shorter_ones(
+    file: JournalFile,
+) -> None:
+    def published(at_ms: int, window_ms: int) -> Record:
+        return msgspec.structs.replace(journalled(1, persisted_ms=1_000_000 + at_ms), window_ms=window_ms)
+
+    assert await file.append([published(0, 500_000)], synced=False) == [STORED]
+    assert await file.append([published(1_000, 300_000)], synced=False) == [DUPLICATE]
+    assert await file.append([published(400_000, 500_000)], synced=False) == [DUPLICATE]
+    assert await file.append([published(500_000, 86_400_000)], synced=False) == [STORED]
+    later = [published(501_000, 300_000), published(86_000_000, 500_000)]
+    assert await file.append(later, synced=False) == [DUPLICATE, DUPLICATE]
+    await file.close()
+
+
 async def test_an_id_is_stored_once_and_its_other_content_refused(file: JournalFile) -> None:
     mine = journalled(1, id="mine")
     assert await file.append([mine, mine, journalled(2, id="mine")], synced=False) == [STORED, REPEATED, CLASH]
@@ -199,3 +214,14 @@ async def test_a_full_disk_does_not_hold_the_draining_up(
         assert file.events == 0
         assert await file.close() == 0
     assert not file.path.exists()
+
+
+async def test_an_append_whose_operation_cannot_be_queued_is_refused_at_once_and_so_is_the_next(
+    file: JournalFile,
+) -> None:
+    assert file._writer is not None
+    file._writer.finish()
+    for number in range(3):
+        with pytest.raises(StoreError, match="is closed"):
+            await asyncio.wait_for(file.append([journalled(number)], synced=False), 20)
+    assert not file._calls

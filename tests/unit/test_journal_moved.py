@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ag06.persistence.journal import file as journal_file
 from ag06.persistence.journal import log as journal_log
+from ag06.persistence.journal.claim import Claims
+from ag06.persistence.journal.file import JournalFile
+from ag06.persistence.journal.place import JournalMoved
+from ag06.persistence.journal.rescue import Rescue
 from ag06.persistence.log import Appended, LogOptions
+from ag06.tasks import start_task
 from faulty import AWAY, Both, kept
 from journals import journals, when
 from records import record
@@ -218,3 +228,76 @@ async def test_closing_saves_what_lies_in_a_deleted_file(both: Both) -> None:
     await again.straight()
     assert await again.numbers() == [1, 2]
     await again.log.close()
+
+
+async def test_an_append_that_the_old_file_still_has_in_its_queue_while_the_journal_moves_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = Claims(str(tmp_path / "journal"), "redis://somewhere/0")
+    file = JournalFile(claims.new())
+    await file.open()
+    await file.append([record(1)], synced=False)
+    old, started, may_end = file._writer, journal_file._start_writer, threading.Event()
+    appending: list[asyncio.Task[list[Appended]]] = []
+    assert old is not None
+
+    async def start(*arguments: Any) -> Any:
+        """Leave an append behind what keeps the old file busy until the journal has moved."""
+        writer = await started(*arguments)
+        old.submit(lambda _: may_end.wait(20), durable=False)
+        appending.append(asyncio.create_task(file.append([record(2)], synced=False)))
+        await asyncio.sleep(0)
+        return writer
+
+    monkeypatch.setattr(journal_file, "_start_writer", start)
+    before = file.path
+    delete_file(before)
+    saving = asyncio.create_task(Rescue(claims).save(file))
+
+    async def moved() -> bool:
+        return file.path != before
+
+    await when(moved)
+    may_end.set()
+    with pytest.raises(JournalMoved):
+        await appending[0]
+    await saving
+    assert await file.append([record(2)], synced=False) == [Appended.STORED]
+    assert len(await file.read()) == 2
+    await file.close()
+
+
+async def test_a_copy_whose_callers_have_given_up_is_waited_for_and_its_error_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = Claims(str(tmp_path / "journal"), "redis://somewhere/0")
+    file = JournalFile(claims.new())
+    await file.open()
+    await file.append([record(1)], synced=False)
+    delete_file(file.path)
+    copying, may_fail = asyncio.Event(), asyncio.Event()
+    unread: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: unread.append(context))
+
+    async def move(claim: Any) -> None:
+        copying.set()
+        await may_fail.wait()
+        raise OSError("no room")
+
+    monkeypatch.setattr(file, "move", move)
+    loop.set_task_factory(getattr(asyncio, "eager_task_factory", None))
+    rescue = Rescue(claims)
+    caller = start_task(rescue.save(file))
+    await copying.wait()
+    caller.cancel()
+    await asyncio.wait([caller])
+    finishing = asyncio.create_task(rescue.finish())
+    await asyncio.sleep(0)
+    assert not finishing.done()
+    may_fail.set()
+    await finishing
+    assert not rescue._saving
+    gc.collect()
+    assert not unread
+    await file.close()

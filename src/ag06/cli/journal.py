@@ -15,8 +15,8 @@ from ag06.errors import ConfigurationError
 from ag06.settings import resolve
 
 if TYPE_CHECKING:
+    from ag06.persistence.journal.dead_letter_file import Retried
     from ag06.persistence.journal.dead_letters import JournalDeadLetter, JournalDeadLetters
-    from ag06.persistence.journal.letters import Retried
 
 app = typer.Typer(
     help="Events that the store refused for good after they had waited in a journal.\n\nExample: ag06 journal list",

@@ -15,7 +15,7 @@ from ag06.persistence.log import EventLog, LogOptions
 from ag06.settings import clean, located
 
 if TYPE_CHECKING:
-    from ag06.persistence.journal.letters import Letters
+    from ag06.persistence.journal.dead_letter_file import Letters
 
 _APPEND_SECONDS = 1.0
 """How long nothing may move while a remote store takes an append, before the journal takes it."""

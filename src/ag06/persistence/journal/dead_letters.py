@@ -12,7 +12,7 @@ import msgspec
 
 from ag06.errors import ConfigurationError
 from ag06.event import Event, decode_event, from_millis
-from ag06.persistence.journal.letters import Letter, Letters, RefusalReason, Retried, retry
+from ag06.persistence.journal.dead_letter_file import Letter, Letters, RefusalReason, Retried, retry
 from ag06.persistence.journal.log import JournaledLog
 from ag06.persistence.log import EventLog
 

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Sequence
 
 from ag06.errors import ConfigurationError, StoreUnavailable
+from ag06.persistence.journal.dead_letter_file import CLASHED, Letters, Refusal
 from ag06.persistence.journal.entries import Entry
 from ag06.persistence.journal.file import JournalFile
 from ag06.persistence.journal.late import Candidate, candidate, find_late
-from ag06.persistence.journal.letters import CLASHED, Letters, Refusal
 from ag06.persistence.journal.page import Page
 from ag06.persistence.log import Appended, Disconnected, EventLog, Record
 from ag06.persistence.published import count
@@ -116,15 +116,19 @@ class Draining:
         """Append records that their publishers hold for stored; raise `StoreUnavailable` if that is to be repeated."""
         if not records:
             return []
+        outcomes = await self._append(records, synced=synced)
+        self.late += outcomes.count(Appended.DUPLICATE)
+        return outcomes
+
+    async def _append(self, records: Sequence[Record], *, synced: bool) -> list[Appended]:
+        """Append records, without `synced` where the store cannot give that."""
         try:
-            outcomes = await self._inner.append(records, durability="fsync" if synced else None)
+            return await self._inner.append(records, durability="fsync" if synced else None)
         except ConfigurationError as error:
             if not synced:
                 raise
             _logger.error("the journal's events are less durable in the store than was asked for: %s", error)  # noqa: TRY400
-            outcomes = await self._inner.append(records)
-        self.late += outcomes.count(Appended.DUPLICATE)
-        return outcomes
+            return await self._inner.append(records)
 
     # What the store refuses
 
@@ -151,11 +155,11 @@ class Draining:
         """Return whether the store takes another event of this journal: then it refused this one, and not all."""
         for entry in self._controls(refused, await file.read(refused.number)):
             try:
-                await self.send([entry.record], synced=entry.synced)
+                await self._append([entry.record], synced=entry.synced)
             except Exception as error:
                 if not is_refusal(error):
                     raise
-            else:  # it is sent once more in its turn, and the store knows its id by then
+            else:  # it is sent once more in its turn, and its outcome counts then: the store knows its id by now
                 self._unproved = 0
                 return True
         return False

@@ -21,13 +21,14 @@ CREATE INDEX IF NOT EXISTS entries_by_identity ON entries (identity);
 _PAGE_BYTES = 1 << 20
 _COPIED_ROWS = 2_000
 _COPIED_BYTES = 8 << 20
+_NEVER = (1 << 63) - 1
+"""The largest integer of SQLite."""
 
 _INSERT = "INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_NEW = """
 INSERT OR IGNORE INTO entries SELECT NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7
-WHERE ?2 IS NULL OR NOT EXISTS (SELECT 1 FROM entries WHERE identity = ?2 AND expires > ?8 AND expires <= ?8 + 2 * ?9)
+WHERE ?2 IS NULL OR NOT EXISTS (SELECT 1 FROM entries WHERE identity = ?2 AND expires > ?8 AND expires <= ?9)
 """
-"""An identity whose window would begin later than it is long was noted by a clock that was ahead: it counts no more."""
 _SHORTEN = "UPDATE entries SET expires = ?2 WHERE identity = ?1 AND expires > ?2"
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -64,12 +65,23 @@ def _checksum(encoded: bytes) -> bytes:
     return blake2b(encoded, digest_size=16, person=b"ag06.journal").digest()
 
 
-def append(connection: sqlite3.Connection, records: Iterable[Record], *, synced: bool) -> list[Appended]:
-    """Store records, each checked against those that are there; return what became of each."""
-    return [_append_one(connection, record, synced=synced) for record in records]
+def append(
+    connection: sqlite3.Connection, records: Iterable[Record], *, synced: bool, newest_ms: int = 0
+) -> list[Appended]:
+    """Store records, each checked against those that are there; return the outcome of each.
+
+    `newest_ms`: the latest time at which a record of this journal was persisted. Only while the clock is behind it, an
+    identity with more than a window left is one of a clock that was ahead: its window begins now, or is over if it
+    would begin later than it is long. Otherwise it has the longer window of another publisher.
+    """
+    outcomes = []
+    for record in records:
+        outcomes.append(_append_one(connection, record, synced=synced, is_behind=record.persisted_ms < newest_ms))
+        newest_ms = max(newest_ms, record.persisted_ms)
+    return outcomes
 
 
-def _append_one(connection: sqlite3.Connection, record: Record, *, synced: bool) -> Appended:
+def _append_one(connection: sqlite3.Connection, record: Record, *, synced: bool, is_behind: bool) -> Appended:
     encoded, checksum = sealed(record)
     expires = record.persisted_ms + record.window_ms
     # One statement: between two of them the event loop's thread may hold the interpreter for 5 ms.
@@ -84,14 +96,15 @@ def _append_one(connection: sqlite3.Connection, record: Record, *, synced: bool)
             encoded,
             checksum,
             record.persisted_ms,
-            record.window_ms,
+            expires + record.window_ms if is_behind else _NEVER,
         ),
     )
     if stored.rowcount == 1:
         return Appended.STORED
     known = connection.execute("SELECT content FROM entries WHERE id = ?", (record.id,)).fetchone()
     if known is None:
-        connection.execute(_SHORTEN, (record.identity, expires))
+        if is_behind:
+            connection.execute(_SHORTEN, (record.identity, expires))
         return Appended.DUPLICATE
     same = record.content is None or known[0] is None or known[0] == record.content
     return Appended.REPEATED if same else Appended.CLASH

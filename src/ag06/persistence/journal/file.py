@@ -15,13 +15,14 @@ from typing import TypeVar
 
 import msgspec
 
-from ag06.errors import AG06Error, StoreError, StoreUnavailable
+from ag06.errors import StoreError, StoreUnavailable
 from ag06.persistence.journal import entries as rows_of
 from ag06.persistence.journal.claim import Claim, lock_path
 from ag06.persistence.journal.entries import TABLES, Entry, restored
 from ag06.persistence.journal.place import Place
 from ag06.persistence.journal.salvage import is_of_the_disk, keep_copy, salvage, wal_damage
 from ag06.persistence.log import Appended, Record
+from ag06.persistence.own_error import own_error
 from ag06.persistence.sqlite.forks import uninterrupted
 from ag06.persistence.sqlite.schema import make_directory, opened
 from ag06.persistence.sqlite.waiting import Waiters
@@ -36,7 +37,7 @@ _PAGE = 500
 _TIMEOUT = 10.0
 
 
-class _Call(msgspec.Struct, gc=False):
+class _Call(msgspec.Struct, gc=False, eq=False):
     """The records of one caller; `synced`: the store must sync them too; and where the outcomes go."""
 
     records: Sequence[Record]
@@ -58,6 +59,7 @@ class JournalFile:
         """Whether a copy of it was set aside."""
         self.broken = False
         """Whether SQLite cannot read it any more: opened anew, it gives what can be saved."""
+        self._newest_ms = 0  # the latest time at which a record was persisted; of the writer's thread
         self._drained = -1
         self._bad: set[int] = set()
         self._unmarked = False
@@ -152,28 +154,44 @@ class JournalFile:
         Raises `JournalMoved` if the file is not where it was opened, `StoreUnavailable` if the disk does not take them.
         """
         if self._writer is None:
-            raise StoreUnavailable(f"journal {self.path}: is closed; nothing was stored")
+            raise self._is_closed()
         call = _Call(records, synced, asyncio.get_running_loop().create_future())
         self._calls.append(call)
         if not self._called:  # one operation serves all who call before the writer comes to it
             self._called = True
             taken: list[_Call] = []
-            written = self._writer.submit(partial(self._write, taken), weight=len(records))
+            try:
+                written = self._writer.submit(partial(self._write, self._place, taken), weight=len(records))
+            except BaseException:
+                self._called = False
+                if self._withdraw(call):
+                    raise
+                return await call.outcomes
             written.add_done_callback(partial(self._answer, taken))
         return await call.outcomes
 
-    def _write(self, taken: list[_Call], connection: sqlite3.Connection) -> list[list[Appended]]:
-        """Store what all callers have brought by now; in the writer's thread."""
-        self._check_place()
+    def _withdraw(self, call: _Call) -> bool:
+        """Take a call back; return whether no operation has taken it yet."""
+        try:
+            self._calls.remove(call)
+        except ValueError:
+            return False
+        return True
+
+    def _write(self, place: Place | None, taken: list[_Call], connection: sqlite3.Connection) -> list[list[Appended]]:
+        """Store what all callers have brought by now, in the file at `place`; in the writer's thread."""
+        if place is not None:
+            place.check()
         self._called = False  # before looking: who comes behind the last look asks for a turn of its own
         with contextlib.suppress(IndexError):
             while True:
                 taken.append(self._calls.popleft())
-        return [rows_of.append(connection, call.records, synced=call.synced) for call in taken]
-
-    def _check_place(self, *, lock: bool = False) -> None:
-        if self._place is not None:
-            self._place.check(lock=lock)
+        outcomes = []
+        for call in taken:
+            outcomes.append(rows_of.append(connection, call.records, synced=call.synced, newest_ms=self._newest_ms))
+            newest_ms = max((record.persisted_ms for record in call.records), default=0)
+            self._newest_ms = max(self._newest_ms, newest_ms)
+        return outcomes
 
     def _answer(self, taken: list[_Call], written: asyncio.Future[list[list[Appended]]]) -> None:
         error = None if written.cancelled() else written.exception()
@@ -184,12 +202,15 @@ class JournalFile:
                 self._calls.clear()
             for call in taken:
                 if not call.outcomes.done():
-                    call.outcomes.set_exception(_own(error, self.path))
+                    call.outcomes.set_exception(own_error(error or self._is_closed()))
             return
         for call, outcomes in zip(taken, written.result(), strict=True):
             self._count(call.records, outcomes)
             if not call.outcomes.done():
                 call.outcomes.set_result(outcomes)
+
+    def _is_closed(self) -> StoreUnavailable:
+        return StoreUnavailable(f"journal {self.path}: is closed; nothing was stored")
 
     def _count(self, records: Sequence[Record], outcomes: Sequence[Appended]) -> None:
         stored = outcomes.count(Appended.STORED)
@@ -266,8 +287,9 @@ class JournalFile:
 
     async def check_place(self) -> None:
         """Raise `JournalMoved` if the file is not where it was opened."""
-        if self._writer is not None:
-            await self._writer.submit(lambda _: self._check_place(lock=True), durable=False)
+        place = self._place
+        if self._writer is not None and place is not None:
+            await self._writer.submit(lambda _: place.check(lock=True), durable=False)
 
     async def move(self, claim: Claim) -> None:
         """Go on in the new file of `claim` with all that can be read through the connection that is still open.
@@ -352,7 +374,7 @@ def _copy_in(path: Path, rows: Sequence[rows_of.Row]) -> None:
 
 
 async def _start_writer(path: Path, place: Place) -> Writer:
-    writer = Writer(str(path), _TIMEOUT, True, Waiters(), _RARE_CHECKPOINTS, on_connect=place.reopened)
+    writer = Writer(str(path), _TIMEOUT, True, Waiters(), _RARE_CHECKPOINTS, files=place)
     writer.start()
     try:
         await writer.submit(lambda _: None, durable=False)
@@ -360,10 +382,3 @@ async def _start_writer(path: Path, place: Place) -> Writer:
         writer.finish()
         raise
     return writer
-
-
-def _own(error: BaseException | None, path: Path) -> BaseException:
-    """Return an exception for one caller alone: tracebacks must not pile up on a shared one."""
-    if isinstance(error, AG06Error):
-        return type(error)(*error.args)
-    return error or StoreUnavailable(f"journal {path}: is closed; nothing was stored")

@@ -21,10 +21,10 @@ from ag06.errors import (
     StoreUnavailable,
 )
 from ag06.persistence.journal.claim import Claims
+from ag06.persistence.journal.dead_letter_file import Letters, Retried, retry
 from ag06.persistence.journal.depth import Depth, show_letters
 from ag06.persistence.journal.draining import Draining, is_refusal
 from ag06.persistence.journal.file import JournalFile
-from ag06.persistence.journal.letters import Letters, Retried, retry
 from ag06.persistence.journal.orphans import adopt
 from ag06.persistence.journal.passing import PassingLog
 from ag06.persistence.journal.place import JournalMoved
@@ -147,6 +147,7 @@ class JournaledLog(PassingLog):
             await self._all_written()
         self._room.end(StoreUnavailable("the log was closed while the store was away; the event is not durable"))
         await self._look_after_files()
+        await self._rescue.finish()
         stay = 0
         for file in self._files():
             if left := await file.close():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
+from functools import partial
 
 from ag06.errors import StoreError, StoreUnavailable
 from ag06.persistence.journal.claim import Claims
 from ag06.persistence.journal.file import JournalFile
 from ag06.persistence.journal.place import JournalMoved
+from ag06.tasks import start_task
 
 _logger = logging.getLogger("ag06.persistence.journal")
 
@@ -31,10 +33,19 @@ class Rescue:
         """
         saving = self._saving.get(file)
         if saving is None:
-            saving = asyncio.get_running_loop().create_task(self._save(file), name="ag06 save journal")
-            self._saving[file] = saving
-            saving.add_done_callback(lambda _: self._saving.pop(file, None))
+            saving = self._saving[file] = start_task(self._save(file), "ag06 save journal")
+            saving.add_done_callback(partial(self._saved, file))
         await asyncio.shield(saving)
+
+    async def finish(self) -> None:
+        """Wait for the copies that are under way, whose callers may have given up."""
+        while self._saving:
+            await asyncio.wait(list(self._saving.values()))
+
+    def _saved(self, file: JournalFile, saving: asyncio.Task[None]) -> None:
+        self._saving.pop(file, None)
+        if not saving.cancelled():
+            saving.exception()  # read, for perhaps no caller is left who does that
 
     async def _save(self, file: JournalFile) -> None:
         try:

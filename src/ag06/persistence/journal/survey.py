@@ -10,7 +10,7 @@ import msgspec
 
 from ag06.errors import StoreUnavailable
 from ag06.persistence.journal.claim import is_claimed
-from ag06.persistence.journal.letters import Letters
+from ag06.persistence.journal.dead_letter_file import Letters
 from ag06.persistence.sqlite.forks import uninterrupted
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from ag06.errors import AG06Error, Backpressure
 from ag06.persistence.log import Appended, Record
+from ag06.persistence.own_error import own_error
 
 MOST_EVENTS = 10_000
 MOST_BYTES = 64 << 20
@@ -79,7 +80,7 @@ class WaitingRoom:
             call = self._calls[0]
             self._take(call)
             if not call.outcome.done():
-                call.outcome.set_exception(type(error)(*error.args))
+                call.outcome.set_exception(own_error(error))
 
     def _take(self, call: Waiting) -> None:
         self._calls.remove(call)

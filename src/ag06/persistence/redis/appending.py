@@ -13,6 +13,7 @@ import msgspec
 from ag06.errors import AG06Error, OutcomeUnknown, StoreUnavailable, TooLarge
 from ag06.persistence.log import Appended, Disconnected, Durability, Record, StoreFull
 from ag06.persistence.measuring import APPEND, begin
+from ag06.persistence.own_error import own_error
 from ag06.persistence.redis.address import Address
 from ag06.persistence.redis.durability import Sync, confirm, find_sync
 from ag06.persistence.redis.memory_limit import with_amounts
@@ -251,7 +252,7 @@ def _fail(callers: Sequence[_Waiting], error: AG06Error) -> None:
         own, doubts = doubts[: len(waiting.records)], doubts[len(waiting.records) :]
         if not waiting.outcome.done():
             # An exception of its own for each caller: tracebacks must not pile up on a shared one.
-            told = type(error)(*error.args)
+            told = own_error(error)
             if isinstance(told, OutcomeUnknown):
                 told.doubts = own
             waiting.outcome.set_exception(told)

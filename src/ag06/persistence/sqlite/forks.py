@@ -3,6 +3,9 @@
 SQLite keeps a table of file locks in the memory of the process. A child inherits that table, but none of the locks: the
 system grants those to one process. A connection that a child opens then takes no real lock, and another process may
 delete the write-ahead log in use. So no connection may be open at a fork.
+
+Except where the file has lost its name: the open connection is then the only way to its content, and a child finds it
+under no name. The parent keeps it, the child leaves it alone.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ _DESCRIPTORS = ("/proc/self/fd", "/dev/fd")
 
 _File = tuple[int, int]
 """Device and inode."""
+_NO_FILE: _File = (-1, -1)
 
 
 class _Gate:
@@ -37,7 +41,7 @@ class _Gate:
     def __init__(self) -> None:
         self._unusable: str | None = None
         self._inherited: set[_File] = set()
-        self._kept: list[ForkSafeConnection] = []
+        self._kept: list[sqlite3.Connection] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -80,7 +84,8 @@ class _Gate:
             self._changed.wait_for(lambda: not self._inside.keys() - others, _PATIENCE)
             if not self._inside:
                 for connection in list(self.opened):
-                    connection.shut()
+                    if connection.has_its_name:
+                        connection.shut()
 
     def after_fork(self) -> None:
         """Let threads in again: the parent goes on."""
@@ -90,8 +95,10 @@ class _Gate:
 
     def forked(self) -> None:
         """Begin anew in a child; note what makes SQLite unsafe here."""
-        busy, left = bool(self._inside), list(self.opened)
-        self._kept += left  # never closed: that could wait for a thread that is not here
+        busy, inherited = bool(self._inside), list(self.opened)
+        left = any(connection.has_its_name for connection in inherited)
+        # Never closed: that could wait for a thread that is not here.
+        self._kept += [kept for connection in inherited if (kept := connection.give_up()) is not None]
         self._begin()
         if busy:
             self._unusable = f"its parent was still inside SQLite {_PATIENCE:g} s after it began to fork; {_ADVICE}"
@@ -118,7 +125,7 @@ def _file(path: str) -> _File:
     try:
         found = os.stat(path)
     except OSError:
-        return (-1, -1)
+        return _NO_FILE
     return (found.st_dev, found.st_ino)
 
 
@@ -158,10 +165,12 @@ def uninterrupted() -> Iterator[None]:
 class ForkSafeConnection:
     """A connection that is open except while the process forks; used by one thread at a time, as a context manager."""
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
-        """Call `connect` at the first use, and at the first one after each fork."""
+    def __init__(self, path: str, connect: Callable[[], sqlite3.Connection]) -> None:
+        """Call `connect`, which opens `path`, at the first use and at the first one after each fork."""
+        self._path = path
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
+        self._file = _NO_FILE
 
     def __enter__(self) -> sqlite3.Connection:
         """Return the connection, opened if it is not; a fork waits until the block ends."""
@@ -169,6 +178,7 @@ class ForkSafeConnection:
         if self._connection is not None:
             return self._connection
         try:
+            self._file = _file(self._path)
             self._connection = self._connect()
         except BaseException:
             _gate.leave()
@@ -183,6 +193,11 @@ class ForkSafeConnection:
         _gate.leave()
 
     @property
+    def has_its_name(self) -> bool:
+        """Whether the path still names the file that is open."""
+        return _file(self._path) == self._file
+
+    @property
     def gives_way(self) -> bool:
         """Whether a fork waits: a block that only waits itself should end and begin again."""
         return _gate.is_forking
@@ -194,11 +209,16 @@ class ForkSafeConnection:
 
     def shut(self) -> None:
         """Close it without asking: for the fork itself, and inside a block."""
-        connection, self._connection = self._connection, None
-        _gate.opened.discard(self)
+        connection = self.give_up()
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):  # a child of a fork finds that the file is still open
                 connection.close()
+
+    def give_up(self) -> sqlite3.Connection | None:
+        """Return the connection that is open; the next use opens another one."""
+        connection, self._connection = self._connection, None
+        _gate.opened.discard(self)
+        return connection
 
 
 os.register_at_fork(before=_gate.before_fork, after_in_parent=_gate.after_fork, after_in_child=_gate.forked)

@@ -27,6 +27,7 @@ from ag06.persistence.log import (
 )
 from ag06.persistence.measuring import APPEND, MAINTAIN, REPLAY, STATS, Measured, begin
 from ag06.persistence.notes import check_note
+from ag06.persistence.own_error import own_error
 from ag06.persistence.sqlite import archives, keeping, notes, reading, trimming
 from ag06.persistence.sqlite.appending import Call, append_calls, promote
 from ag06.persistence.sqlite.deliveries import take_over_worker, vouch
@@ -65,7 +66,7 @@ class SqliteLog:
         self._placement: Placement | None = None
         self._writer: Writer | None = None
         self._reader: ThreadPoolExecutor | None = None
-        self._database = ForkSafeConnection(lambda: connect(self.path, options.timeout))
+        self._database = ForkSafeConnection(self.path, lambda: connect(self.path, options.timeout))
         self.waiters = Waiters()
         self._calls: list[tuple[Call, asyncio.Future[list[Appended]]]] = []
         self._records = 0
@@ -77,8 +78,8 @@ class SqliteLog:
         """Make the file if it is missing; start the threads."""
         await asyncio.to_thread(prepare, self.path, self._options.timeout)
         self.waiters = hold(self.path)
-        self._placement = _placed(self._given)
-        self._writer = Writer(self.path, self._options.timeout, self._durable, self.waiters, placement=self._placement)
+        self._placement = _placed(self.path, self._given)
+        self._writer = Writer(self.path, self._options.timeout, self._durable, self.waiters, files=self._placement)
         self._reader = ThreadPoolExecutor(1, "ag06-sqlite-read")
         self._writer.start()
         ACTIVE_CONNECTIONS.inc(_CONNECTIONS)
@@ -352,11 +353,11 @@ class SqliteLog:
         return ["a power cut can lose the last events (durability='server': synchronous=NORMAL); a crash cannot"]
 
 
-def _placed(path: str) -> Placement:
+def _placed(path: str, name: str) -> Placement:
     try:
-        return Placement(path)
+        return Placement(path, name)
     except OSError as error:
-        raise StoreUnavailable(f"store {path}: cannot be opened ({error.strerror}); open it again") from error
+        raise StoreUnavailable(f"store {name}: cannot be opened ({error.strerror}); open it again") from error
 
 
 def _answer(
@@ -369,13 +370,4 @@ def _answer(
         if results is not None:
             future.set_result(results[index])
         elif error is not None:
-            future.set_exception(_own(error))
-
-
-def _own(error: BaseException) -> BaseException:
-    """Return an error for one caller alone: the facade notes in it which event it is about."""
-    if not isinstance(error, StoreError):
-        return error
-    mine = type(error)(str(error))
-    mine.__cause__ = error.__cause__
-    return mine
+            future.set_exception(own_error(error))

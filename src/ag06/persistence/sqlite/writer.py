@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from ag06.errors import AG06Error, OutcomeUnknown, StoreError, StoreUnavailable
 from ag06.persistence.measuring import Measured, begin
 from ag06.persistence.sqlite.forks import ForkSafeConnection
-from ag06.persistence.sqlite.placement import BesideFiles, Placement
+from ag06.persistence.sqlite.placement import OpenFiles
 from ag06.persistence.sqlite.schema import connect, explained_error
 from ag06.persistence.sqlite.waiting import Waiters
 
@@ -82,14 +82,13 @@ class Writer(threading.Thread):
         durable: bool,
         waiters: Waiters,
         setup: str = "",
-        placement: Placement | None = None,
-        on_connect: Callable[[], None] = lambda: None,
+        files: OpenFiles | None = None,
     ) -> None:
         """Write to `path` and answer in the running loop.
 
         Waits up to `timeout` seconds for other processes; `durable`: sync when an operation asks for it. `setup`: a
-        statement for each new connection, after which `on_connect` is called in the writer's thread. `placement` is
-        checked after each commit, before anyone is answered.
+        statement for each new connection. `files`: those of `path`; they may refuse a connection, or an answer after
+        a commit.
         """
         super().__init__(name="ag06-sqlite", daemon=True)
         self._path = path
@@ -103,10 +102,8 @@ class Writer(threading.Thread):
         self._closing = False
         self._synchronous = ""
         self._setup = setup
-        self._placement = placement
-        self._on_connect = on_connect
-        self._beside = None if placement is None else BesideFiles(placement, path)
-        self._database = ForkSafeConnection(self._connect)
+        self._files = files
+        self._database = ForkSafeConnection(path, self._connect)
         self._version: int | None = None
         self._pause = _FIRST_LOOK
         self._shortened = time.monotonic()
@@ -224,15 +221,14 @@ class Writer(threading.Thread):
             self._pause = _LONGEST_LOOK
 
     def _connect(self) -> sqlite3.Connection:
-        if self._placement is not None:
-            self._placement.check()
+        if self._files is not None:
+            self._files.before_use()
         connection = connect(self._path, cache_kib=_CACHE_KIB)
         try:
             if self._setup:
                 connection.execute(self._setup).fetchone()
-            if self._beside is not None:
-                self._beside.reopened()
-            self._on_connect()
+            if self._files is not None:
+                self._files.connected()
         except BaseException:
             connection.close()
             raise
@@ -253,8 +249,8 @@ class Writer(threading.Thread):
                         answers = [self._one(connection, operation) for operation in waiting]
                         committing = True
                         connection.execute("COMMIT")
-                        if self._beside is not None:
-                            self._beside.check()
+                        if self._files is not None:
+                            self._files.committed()
                     except BaseException:
                         self._undo(connection)
                         raise
@@ -275,8 +271,8 @@ class Writer(threading.Thread):
         idle: list[Answer] = []
         began = begin()
         try:
-            if self._placement is not None:
-                self._placement.check()
+            if self._files is not None:
+                self._files.before_use()
             with self._database as connection:
                 for operation in batch:
                     try:

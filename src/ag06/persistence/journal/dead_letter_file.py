@@ -172,11 +172,12 @@ async def retry(log: EventLog, letters: Letters, numbers: Sequence[int] | None, 
 
     What the store takes, or has already, is a dead letter no more. Raises `StoreUnavailable` if it is away.
     """
+    wanted = None if numbers is None else set(numbers)
     stored = refused = after = 0
     while page := await asyncio.to_thread(letters.list, _BATCH, None, after):
         after = page[-1].number
         for letter in page:
-            if numbers is not None and letter.number not in numbers:
+            if wanted is not None and letter.number not in wanted:
                 continue
             refusal = await _retry_one(log, letter)
             if refusal is None:
