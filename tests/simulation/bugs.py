@@ -124,9 +124,10 @@ BUGS = {
     "commit-not-repeated": Bug(
         "ag06.runtime.committer",
         """                self._outage.failed(error)
+                is_first = False
             else:""",
         """                self._outage.failed(error)
-                return [False] * len(what)
+                return [False] * len(what), False
             else:""",
     ),
     "rest-of-a-refused-batch-kept": Bug(
