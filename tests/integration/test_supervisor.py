@@ -37,6 +37,23 @@ async def test_a_stop_while_workers_start_ends_them(
     assert [process for process in processes if process.returncode is None] == []
 
 
+async def test_a_worker_that_blocks_past_its_grace_time_is_killed_at_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ag06.runtime.supervisor._SETTLE_SECONDS", 0.2)
+    blocks = "\nimport signal, time; open('blocked', 'w').close(); signal.pthread_sigmask(signal.SIG_BLOCK, [15])"
+    (tmp_path / "flow.py").write_text(FLOW + blocks + "; time.sleep(3600)")
+    supervisor = Supervisor("flow:app", 1, EventStore("sqlite:///flow.db"), store="sqlite:///flow.db", grace=0.2)
+    running = asyncio.create_task(supervisor.run())
+    await until(lambda: (tmp_path / "blocked").exists(), 60)
+    supervisor.stop()
+    await asyncio.wait_for(running, 30)
+    (worker,) = supervisor.workers
+    assert worker.process is not None
+    assert worker.process.returncode == -9
+
+
 async def test_a_fleet_that_worked_outlives_a_mistake_and_works_again_when_it_is_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

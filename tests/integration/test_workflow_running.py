@@ -258,7 +258,7 @@ async def test_a_workflow_is_served_outside_the_main_thread_until_it_is_cancelle
 
 async def test_run_works_in_a_thread(tmp_path: Path) -> None:
     program = f"""
-import threading, time
+import os, sys, threading
 from ag06 import Event, Workflow
 
 app = Workflow("shop", store="sqlite:///{tmp_path}/shop.db")
@@ -273,7 +273,8 @@ app2 = Workflow("shop", store="sqlite:///{tmp_path}/shop.db")
 import asyncio
 asyncio.run(app2.events.persist_event("order", "test"))
 assert heard.wait({SECONDS})
-print("billed")
+print("billed", flush=True)
+os._exit(0)  # the workflow runs on: Python's own end would pull executors away from under it
 """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE

@@ -252,10 +252,19 @@ class Supervisor:
         worker.since = datetime.now(UTC)
 
     async def _wait(self, worker: WorkerProcess) -> int:
+        """Wait until a worker ends, by force where it outlasts its grace time after `stop`; return its exit code."""
         process = worker.process
         if process is None:
             return 0
-        return await process.wait()
+        ended, stopping = start_task(process.wait()), start_task(self._stopping.wait())
+        try:
+            await asyncio.wait([ended, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                await self._end(worker)
+            return await ended
+        finally:
+            ended.cancel()
+            stopping.cancel()
 
     async def _replace(self, worker: WorkerProcess, calls: Sequence[OpenCall], seconds: float) -> None:
         """End a worker whose event loop does not turn; `_keep` starts another one in its place."""
