@@ -46,7 +46,7 @@ async def test_a_worker_that_blocks_past_its_grace_time_is_killed_at_a_stop(
     (tmp_path / "flow.py").write_text(FLOW + blocks + "; time.sleep(3600)")
     supervisor = Supervisor("flow:app", 1, EventStore("sqlite:///flow.db"), store="sqlite:///flow.db", grace=0.2)
     running = asyncio.create_task(supervisor.run())
-    await until(lambda: (tmp_path / "blocked").exists(), 60)
+    await until((tmp_path / "blocked").exists, 60)
     supervisor.stop()
     await asyncio.wait_for(running, 30)
     (worker,) = supervisor.workers
