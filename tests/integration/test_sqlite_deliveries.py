@@ -401,6 +401,7 @@ async def test_waits_of_an_older_release_end_in_a_file_that_it_wrote(opened: Ope
             "ALTER TABLE deliveries DROP COLUMN since",
             "ALTER TABLE scheduled DROP COLUMN since",
             "DROP TABLE leases",
+            "DROP TABLE leads",
             "DELETE FROM counters WHERE name = 'waits'",
             "PRAGMA user_version = 5",
         ):
