@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from ag06.persistence.journal.letters import Letters
 from msgspec import structs
 
 from ag06 import Backpressure, InvalidEvent, OutcomeUnknown, StoreUnavailable
@@ -18,7 +19,6 @@ from ag06.persistence.admission import Admission
 from ag06.persistence.journal.claim import Claims
 from ag06.persistence.journal.draining import Draining
 from ag06.persistence.journal.file import JournalFile
-from ag06.persistence.journal.letters import Letters
 from ag06.persistence.log import Appended, EventLog, LogOptions, StepSpec
 from ag06.persistence.memory import MemoryLog
 from ag06.persistence.published import Published
