@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from ag06.persistence.journal.letters import Letters
 from msgspec import structs
 
 from ag06 import Backpressure, InvalidEvent, OutcomeUnknown, StoreUnavailable
@@ -17,6 +16,7 @@ from ag06.monitoring.names import OTHER
 from ag06.persistence import EventStore
 from ag06.persistence.admission import Admission
 from ag06.persistence.journal.claim import Claims
+from ag06.persistence.journal.dead_letter_file import Letters
 from ag06.persistence.journal.draining import Draining
 from ag06.persistence.journal.file import JournalFile
 from ag06.persistence.log import Appended, EventLog, LogOptions, StepSpec
