@@ -283,7 +283,7 @@ async def test_what_the_server_could_not_send_is_put_aside_for_no_longer_than_a_
     await log.append([_said(clock, 1)])
     await collect(subscription, 1)
     wire = Wire(log._address, 5.0)
-    (withheld,) = await wire.run("withhold", GROUP, TYPE, "w1", msgspec.msgpack.encode([]), 60_000)
+    (withheld,) = await wire.run("withhold", GROUP, TYPE, "w1", msgspec.msgpack.encode([]), 60_000, 0)
     assert withheld[0] == b"1"
     clock.move(-DAY)
     assert await subscription.fetch(10, 0.0) == []

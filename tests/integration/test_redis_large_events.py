@@ -119,3 +119,16 @@ async def test_an_event_that_the_server_cannot_send_is_named_and_the_others_come
     assert "client-output-buffer-limit normal 500000 0 0" in caplog.text
     with pytest.raises(StoreUnavailable, match=r"an event of 10002\d\d bytes .* client-output-buffer-limit normal"):
         await events(log)
+
+
+async def test_a_small_event_is_handed_out_again_at_once_however_many_replies_broke_off(log: RedisLog) -> None:
+    """Connections that break for another reason are no fault of the event: only a large one is put aside."""
+    subscription = await registered(log)
+    await log.append([record(1)])
+    assert numbers(await fetched(subscription, 1)) == [1]
+    receiver = subscription._receiver  # type: ignore[attr-defined]
+    receiver._held.clear()  # the reply never came
+    receiver._doubtful = True
+    while not receiver._portion.is_hopeless:
+        receiver._portion.failed()
+    assert numbers(await fetched(subscription, 1)) == [1]
