@@ -149,7 +149,7 @@ async def test_a_user_who_may_not_append_for_a_while_loses_nothing(refusing: Ref
     await refusing.proxy.up()
 
     async def held() -> bool:
-        return "XADD" in ((await state(refusing.store)).problem or "")
+        return "xadd" in ((await state(refusing.store)).problem or "").lower()
 
     await when(held)
     refusing.server.command("ACL", "SETUSER", "default", "+@all")
@@ -194,7 +194,7 @@ async def test_the_command_line_lists_shows_retries_and_discards(refusing: Refus
     await refusing.settled(3)
     assert [letter["event"]["id"] for letter in (await command("list", "--json")).json] == ids
     shown = await command("show", ids[0])
-    assert "WRONGTYPE" in shown.out
+    assert "s:bad:1 holds a value that is not of the log" in shown.out
     assert "\x1b" not in shown.out
     again = await command("retry", ids[0], "--json")
     assert (again.code, again.json) == (1, {"stored": 0, "refused": 1})
