@@ -401,13 +401,19 @@ def test_the_port_of_a_workflow_is_free_when_it_ends_though_a_child_lives_on(
 ) -> None:
     app = Workflow("forks", store=f"sqlite:///{path}")
     end, go = os.pipe()
+    up, lives = os.pipe()
     children: list[Forked] = []
+
+    def live() -> int:
+        os.write(lives, b"x")
+        return len(os.read(end, 1))
 
     async def run(port: int) -> int:
         async with app.running(http_port=port):
             assert app.http_url is not None
             if not port:
-                children.append(Forked(lambda: len(os.read(end, 1))))
+                children.append(Forked(live))
+                os.read(up, 1)  # a child that has not run yet still has all that its parent had
             return int(app.http_url.rpartition(":")[2])
 
     port = loop.run_until_complete(run(0))
