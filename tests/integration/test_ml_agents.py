@@ -157,7 +157,7 @@ async def test_a_shutdown_ends_a_users_experiment_though_the_optimizer_waits_for
             await asyncio.wait_for(promoted.wait(), SECONDS)
             with contextlib.suppress(AssertionError):  # a loop that has nothing to move does not wait
                 await until(lambda: agent.live.moving._waiters, 1.0)
-        await experimenting
+        await asyncio.wait([experimenting])
 
 
 async def test_a_thread_of_its_own_has_an_optimizer_of_its_own(
